@@ -1,0 +1,5 @@
+"""`python -m zpipe`."""
+
+from zpipe.cli import main
+
+main()

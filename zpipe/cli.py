@@ -1,0 +1,170 @@
+"""The command line: finds the command, and is the only place where an error becomes an exit status.
+
+The command line library is loaded only when there is something for it to parse: a copy of two
+operands and no options goes to its work at once.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+
+from zpipe.errors import ConsumerGone, Interrupted, ZpipeError
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any, NoReturn
+
+    import click
+
+_SIGINT, _SIGPIPE = 2, 13
+
+
+def main(arguments: list[str] | None = None) -> NoReturn:
+    """Run zpipe and end the process with the status that tells how it went."""
+    words = sys.argv[1:] if arguments is None else arguments
+    _occupy_standard_fds()
+    debug = "--debug" in words[:1]
+    try:
+        _dispatch(words[1:] if debug else words)
+    except ConsumerGone:
+        _die_by(_SIGPIPE)
+    except Interrupted as error:
+        _tell(error)
+        _die_by(error.signum)
+    except ZpipeError as error:
+        _tell(error)
+        sys.exit(error.exit_code)
+    except KeyboardInterrupt:
+        _die_by(_SIGINT)
+    except BrokenPipeError:
+        _die_by(_SIGPIPE)  # help or a plan, into a pager that was left
+    except Exception as error:
+        if debug:
+            raise
+        kind = type(error).__name__
+        _print(f"internal error: {kind}: {error} (zpipe --debug ... shows where)")
+        sys.exit(1)
+    sys.exit(0)
+
+
+def _dispatch(words: list[str]) -> None:
+    """Take the short way where there are two operands and no options, else parse."""
+    if len(words) == 3 and words[0] == "cp" and not _is_option(words[1]) and not _is_option(words[2]):
+        from zpipe.engine.small import copy_small
+
+        _, src, dst = words
+        if copy_small(src, dst) is None:
+            from zpipe.commands.copying import Shown, carry
+            from zpipe.graph.model import Wishes
+
+            carry(src, dst, Wishes(), Shown())
+        return
+    _dispatch_by_click(words)
+
+
+def _is_option(word: str) -> bool:
+    return word.startswith("-") and word != "-"
+
+
+def _dispatch_by_click(words: list[str]) -> None:
+    import click
+
+    try:
+        group().main(words, prog_name="zpipe", standalone_mode=False)
+        sys.stdout.flush()
+    except click.exceptions.NoArgsIsHelpError as error:
+        print(error.format_message(), file=sys.stderr)
+        sys.exit(2)
+    except click.ClickException as error:
+        command = f"{error.ctx.info_name}: " if _of_command(error) else ""  # type: ignore[attr-defined]
+        _print(f"{command}{' '.join(error.format_message().split())}")
+        sys.exit(2)
+    except click.Abort:
+        _die_by(_SIGINT)
+
+
+def group() -> click.Group:
+    """Return the command group; commands load when they are called or asked for help."""
+    from importlib import import_module
+
+    import click
+
+    from zpipe import __version__
+    from zpipe.commands import COMMANDS
+
+    class Lazy(click.Group):
+        """Knows the commands' names and lines, and loads one at a time."""
+
+        def list_commands(self, ctx: click.Context) -> list[str]:
+            return list(COMMANDS)
+
+        def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+            if cmd_name not in COMMANDS:
+                return None
+            command: click.Command = import_module(f"zpipe.commands.{cmd_name}").COMMAND
+            return command
+
+        def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+            with formatter.section("Commands"):
+                formatter.write_dl(list(COMMANDS.items()))
+
+    def version(ctx: click.Context, param: click.Parameter, value: Any) -> None:
+        if value and not ctx.resilient_parsing:
+            click.echo(f"zpipe {__version__}")
+            ctx.exit()
+
+    return Lazy(
+        "zpipe",
+        help="Move bytes between files, sockets, pipes and processes inside the kernel.",
+        epilog="zpipe COMMAND --help tells more; zpipe --debug COMMAND shows tracebacks.",
+        params=[
+            click.Option(
+                ["--version"],
+                is_flag=True,
+                expose_value=False,
+                is_eager=True,
+                callback=version,
+                help="Print the version and exit.",
+            )
+        ],
+    )
+
+
+def _of_command(error: click.ClickException) -> bool:
+    ctx = getattr(error, "ctx", None)
+    return ctx is not None and ctx.parent is not None
+
+
+def _occupy_standard_fds() -> None:
+    """Fill closed standard fds, so that no file we open becomes standard output by its number.
+
+    They are opened for the wrong direction: whoever asks for them gets EBADF, as it must be.
+    """
+    for fd, flags in ((0, os.O_WRONLY), (1, os.O_RDONLY), (2, os.O_RDONLY)):
+        try:
+            os.fstat(fd)
+        except OSError:
+            os.open("/dev/null", flags)
+
+
+def _tell(error: ZpipeError) -> None:
+    if not error.told:
+        _print(str(error))
+
+
+def _print(text: str) -> None:
+    lines = "".join(f"zpipe: {line}\n" for line in text.splitlines())
+    try:
+        os.write(2, os.fsencode(lines))
+    except OSError:
+        pass  # nowhere to tell it; the status still does
+
+
+def _die_by(signum: int) -> NoReturn:
+    """End as by an unhandled signal, so that a shell and its scripts see what happened."""
+    import signal
+
+    signal.signal(signum, signal.SIG_DFL)
+    os.kill(os.getpid(), signum)
+    sys.exit(128 + signum)

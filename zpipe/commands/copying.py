@@ -1,0 +1,169 @@
+"""Run one copy for the command line: signals, what is shown on the way, and the report."""
+
+from __future__ import annotations
+
+import os
+import sys
+from dataclasses import dataclass
+
+from zpipe.engine.copy import pair
+from zpipe.engine.feedback import Feedback
+from zpipe.engine.run import run
+from zpipe.engine.stop import Signals
+from zpipe.errors import ZpipeError
+from zpipe.graph.model import Wishes
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from zpipe.engine.report import Fallback, HopReport, Report
+
+
+@dataclass(frozen=True, slots=True)
+class Shown:
+    """What the user wants to see. `progress` is auto, always or never."""
+
+    explain: bool = False
+    json: bool = False
+    json_fd: int | None = None
+    progress: str = "auto"
+    quiet: bool = False
+    dry_run: bool = False
+
+
+class Console(Feedback):
+    """Speaks on stderr: what the engine says, status lines, progress and explanations."""
+
+    def __init__(self, shown: Shown):
+        self._shown = shown
+        self._progress = _progress(shown)
+        if self._progress is not None:
+            self.interval = self._progress.interval
+
+    def said(self, text: str) -> None:
+        self._clear()
+        print(f"zpipe: {text}", file=sys.stderr, flush=True)
+
+    def progress(self, hop: HopReport) -> None:
+        if self._progress is not None:
+            self._progress.show(hop)
+
+    def status(self, hop: HopReport) -> None:
+        from zpipe.commands.progress import status_line
+
+        self.said(status_line(hop))
+
+    def began(self, hop: HopReport) -> None:
+        if self._shown.explain:
+            from zpipe.commands.explain import planned
+
+            print(planned(hop.source, hop.sink, hop.plan), file=sys.stderr, flush=True)
+
+    def closed(self, report: Report) -> None:
+        self._clear()
+        if self._shown.explain:
+            from zpipe.commands.explain import happened
+
+            print(happened(report), file=sys.stderr, flush=True)
+
+    def close(self) -> None:
+        """Leave the terminal as it was found."""
+        self._clear()
+
+    def failed(self, error: ZpipeError) -> None:
+        """Nothing: the command line prints errors."""
+
+    def _clear(self) -> None:
+        if self._progress is not None:
+            self._progress.close()
+
+
+class Both(Feedback):
+    """Tells two listeners."""
+
+    def __init__(self, first: Feedback, second: Feedback):
+        self._listeners = (first, second)
+        intervals = [each.interval for each in self._listeners if each.interval is not None]
+        self.interval = min(intervals) if intervals else None
+
+    def said(self, text: str) -> None:
+        for each in self._listeners:
+            each.said(text)
+
+    def began(self, hop: HopReport) -> None:
+        for each in self._listeners:
+            each.began(hop)
+
+    def progress(self, hop: HopReport) -> None:
+        for each in self._listeners:
+            each.progress(hop)
+
+    def status(self, hop: HopReport) -> None:
+        for each in self._listeners:
+            each.status(hop)
+
+    def fell_back(self, hop: HopReport, fallback: Fallback) -> None:
+        for each in self._listeners:
+            each.fell_back(hop, fallback)
+
+    def ended(self, hop: HopReport) -> None:
+        for each in self._listeners:
+            each.ended(hop)
+
+    def closed(self, report: Report) -> None:
+        for each in self._listeners:
+            each.closed(report)
+
+
+def carry(src: str, dst: str, wishes: Wishes, shown: Shown) -> None:
+    """Copy, and show what was asked for.
+
+    Raises: ZpipeError  whatever went wrong; the JSON stream has told it already.
+    """
+    console: Console | None = None
+    feedback: Feedback
+    records = None
+    if shown.json:
+        from zpipe.commands.records import Records
+
+        records = Records(2 if shown.json_fd is None else shown.json_fd)
+    try:
+        graph = pair(src, dst, wishes)
+        if shown.dry_run:
+            from zpipe.commands.explain import foreseen
+
+            print(foreseen(graph))
+            return
+        if records is not None and shown.json_fd is None:
+            feedback = records
+        else:
+            console = Console(shown)
+            feedback = console if records is None else Both(console, records)
+        with Signals() as stop:
+            run(graph, feedback=feedback, stop=stop)
+    except ZpipeError as error:
+        if records is not None:
+            records.failed(error)
+            error.told = shown.json_fd is None
+        raise
+    finally:
+        if console is not None:
+            console.close()
+
+
+def _progress(shown: Shown) -> _Progress | None:
+    """Return the progress display where one is wanted and can be seen."""
+    if shown.quiet or shown.progress == "never":
+        return None
+    if shown.progress == "auto":
+        try:
+            if not os.isatty(2) or os.tcgetpgrp(2) != os.getpgrp():
+                return None
+        except OSError:
+            return None
+    from zpipe.commands.progress import Progress
+
+    return Progress(at_once=shown.progress == "always")
+
+
+if TYPE_CHECKING:
+    from zpipe.commands.progress import Progress as _Progress

@@ -1,0 +1,121 @@
+"""The plan and the outcome for people: which way the bytes went, what it cost, and why not faster."""
+
+from __future__ import annotations
+
+from zpipe.graph.draw import draw
+from zpipe.units import format_duration, format_size
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from zpipe.engine.report import HopReport, Report
+    from zpipe.graph.model import Graph
+    from zpipe.movers.contract import Cost
+    from zpipe.plan.choice import HopPlan
+
+_WIDE = 10
+
+
+def planned(source: str, sink: str, plan: HopPlan) -> str:
+    """Return what is going to be done and why."""
+    first = plan.first
+    lines = [f"{source} ── {first.name} ──▶ {sink}"]
+    lines += _rows("plan", [f"{first.name}: {first.summary}"])
+    lines += _rows("refused", [f"{refusal.name}: {refusal.why}" for refusal in plan.refusals])
+    others = [candidate.name for candidate in plan.candidates[1:]]
+    lines += _rows("else", [", ".join(others)] if others else [])
+    lines += _rows("cost", _cost(first.cost))
+    lines += _rows("caveat", [first.caveat] if first.caveat else [])
+    return "\n".join(lines)
+
+
+def happened(report: Report) -> str:
+    """Return what was really done."""
+    lines: list[str] = []
+    for hop in report.hops:
+        lines += _hop(hop)
+    used = report.resources
+    lines += _rows(
+        "cpu",
+        [
+            f"{used.user:.3f} s user, {used.system:.3f} s system;"
+            f" {used.voluntary_switches} voluntary and"
+            f" {used.involuntary_switches} involuntary context switches"
+        ],
+    )
+    return "\n".join(lines)
+
+
+def foreseen(graph: Graph) -> str:
+    """Return the plan of a graph of which nothing is opened, connected or created.
+
+    Raises: TransferError, UsageError  an end is certain to be refused.
+    """
+    from zpipe.endpoints import kind_of
+    from zpipe.errors import UsageError
+    from zpipe.graph.check import check
+    from zpipe.plan.choice import choose
+
+    problems = check(graph)
+    if problems:
+        raise UsageError("\n".join(problems))
+    lines = []
+    labels = {}
+    for edge in graph.edges:
+        ends = []
+        for name, is_sink in ((edge.source, False), (edge.sink, True)):
+            endpoint = graph.node(name).endpoint
+            ends.append(kind_of(endpoint.kind).preview(endpoint, sink=is_sink))
+        plan = choose(ends[0], ends[1], edge.wishes)
+        labels[edge.source, edge.sink] = plan.first.name
+        source, sink = graph.node(edge.source), graph.node(edge.sink)
+        lines += planned(source.endpoint.text, sink.endpoint.text, plan).splitlines()[1:]
+    return "\n".join([draw(graph, labels), *lines])
+
+
+def _hop(hop: HopReport) -> list[str]:
+    lines = _rows("fallback", [f"{f.mover}: {f.call}: {f.reason}" for f in hop.fallbacks])
+    rate = f", {format_size(hop.moved / hop.seconds)}/s" if hop.moved and hop.seconds else ""
+    size = f"{hop.moved} bytes" + (f" ({format_size(hop.moved)})" if hop.moved >= 1024 else "")
+    lines += _rows(
+        "outcome",
+        [f"{hop.mover} reached the end: {size} in {format_duration(hop.seconds)}{rate}"],
+    )
+    if len(hop.bytes_by_mover) > 1:
+        shares = ", ".join(f"{name} {count}" for name, count in hop.bytes_by_mover.items())
+        lines += _rows("bytes", [shares])
+    total = sum(hop.calls.values())
+    per_mib = f" ({total / (hop.moved / 2**20):.1f} a MiB)" if hop.moved >= 1 << 20 else ""
+    calls = ", ".join(f"{name} {count}" for name, count in hop.calls.most_common())
+    lines += _rows("calls", [f"{total} system calls{per_mib}: {calls}"] if total else [])
+    waits = [f"{format_duration(span)} for the {name}" for name, span in hop.waited.items()]
+    lines += _rows("waited", [", ".join(waits)] if waits else [])
+    lines += _rows("note", hop.notes)
+    return lines
+
+
+def _cost(cost: Cost) -> list[str]:
+    return [
+        f"{_times(cost.cpu_copies, 'CPU copy', 'CPU copies')} and"
+        f" {_times(cost.dma_copies, 'DMA copy', 'DMA copies')} of each byte, by the model",
+        f"about {_number(cost.syscalls_per_mib)} system calls a MiB,"
+        f" {_number(cost.switches_per_mib)} switches between user and kernel mode",
+    ]
+
+
+def _times(count: float, one: str, many: str) -> str:
+    return f"{_number(count) if count else 'no'} {one if count == 1 else many}"
+
+
+def _number(value: float) -> str:
+    if value < 0.001:
+        return "0"
+    return f"{value:.3g}"
+
+
+def _rows(label: str, texts: Iterable[str]) -> list[str]:
+    """Return lines with the label before the first one only."""
+    return [
+        f"  {label if place == 0 else '':<{_WIDE}}{text}" for place, text in enumerate(texts)
+    ]

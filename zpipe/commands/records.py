@@ -1,0 +1,120 @@
+"""The run as JSON Lines, one object a line, bytes as integers: for programs."""
+
+from __future__ import annotations
+
+import json
+import os
+
+from zpipe.engine.feedback import Feedback
+from zpipe.errors import Interrupted, TransferError, UsageError
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from zpipe.engine.report import Fallback, HopReport, Report
+    from zpipe.errors import ZpipeError
+
+VERSION = 1
+
+
+class Records(Feedback):
+    """Writes to an fd that was passed in. Types: start, said, progress, fallback, hop, error, end.
+
+    Raises: UsageError  the fd is not open for writing.
+    """
+
+    interval = 1.0
+
+    def __init__(self, fd: int):
+        self._fd = fd
+        try:
+            os.write(fd, b"")
+        except OSError as error:
+            raise UsageError(f"--json-fd {fd}: write: {os.strerror(error.errno or 0)}") from error
+
+    def said(self, text: str) -> None:
+        self._write("said", text=text)
+
+    def began(self, hop: HopReport) -> None:
+        first = hop.plan.first
+        self._write(
+            "start",
+            source=hop.source,
+            sink=hop.sink,
+            expected=hop.expected,
+            mover=first.name,
+            candidates=[candidate.name for candidate in hop.plan.candidates],
+            refused={refusal.name: refusal.why for refusal in hop.plan.refusals},
+            cpu_copies=first.cost.cpu_copies,
+            dma_copies=first.cost.dma_copies,
+            syscalls_per_mib=first.cost.syscalls_per_mib,
+            caveat=first.caveat or None,
+        )
+
+    def progress(self, hop: HopReport) -> None:
+        self._write("progress", **self._place(hop))
+
+    def status(self, hop: HopReport) -> None:
+        self._write("progress", **self._place(hop))
+
+    def fell_back(self, hop: HopReport, fallback: Fallback) -> None:
+        self._write(
+            "fallback",
+            mover=fallback.mover,
+            call=fallback.call,
+            errno=fallback.errno,
+            reason=fallback.reason,
+            bytes=fallback.delivered,
+        )
+
+    def ended(self, hop: HopReport) -> None:
+        self._write(
+            "hop",
+            **self._place(hop),
+            bytes_by_mover=dict(hop.bytes_by_mover),
+            calls=dict(hop.calls),
+            waited={name: round(span, 6) for name, span in hop.waited.items()},
+            notes=hop.notes,
+        )
+
+    def closed(self, report: Report) -> None:
+        used = report.resources
+        self._write(
+            "end",
+            bytes=report.moved,
+            seconds=round(used.seconds, 6),
+            user_seconds=round(used.user, 6),
+            system_seconds=round(used.system, 6),
+            voluntary_switches=used.voluntary_switches,
+            involuntary_switches=used.involuntary_switches,
+        )
+
+    def failed(self, error: ZpipeError) -> None:
+        """Tell what ended the run, as the last record."""
+        known = isinstance(error, TransferError)
+        self._write(
+            "error",
+            text=str(error),
+            exit=error.exit_code,
+            errno=error.errno if isinstance(error, TransferError) else None,
+            bytes=error.delivered if isinstance(error, TransferError) and known else None,
+            signal=error.signum if isinstance(error, Interrupted) else None,
+        )
+
+    def _place(self, hop: HopReport) -> dict[str, object]:
+        return {
+            "source": hop.source,
+            "sink": hop.sink,
+            "mover": hop.mover,
+            "bytes": hop.moved,
+            "expected": hop.expected,
+            "seconds": round(hop.seconds, 6),
+        }
+
+    def _write(self, kind: str, **fields: object) -> None:
+        line = json.dumps({"v": VERSION, "type": kind, **fields}) + "\n"
+        rest = memoryview(line.encode())
+        try:
+            while rest:
+                rest = rest[os.write(self._fd, rest) :]
+        except OSError:
+            pass  # whoever listened has gone; the bytes go on

@@ -1,0 +1,169 @@
+"""What every kind of end offers, and what an opened end is.
+
+Opening may have to wait (a connection, a FIFO's other side). Ends do not sleep by themselves:
+they ask the waiter they are given, which knows of signals and timeouts.
+"""
+
+from __future__ import annotations
+
+import os
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+
+from zpipe.errors import TransferError, UsageError
+from zpipe.facts import FdFacts, OpenFd
+from zpipe.units import parse_duration, parse_size
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+    from typing import TypeVar
+
+    from zpipe.graph.model import Endpoint
+
+    T = TypeVar("T")
+
+
+class Waiter(ABC):
+    """The engine's way to sleep, lent to ends while they open and finish."""
+
+    @abstractmethod
+    def wait(
+        self, fd: int, name: str, act: str, *, write: bool = False, timeout: float | None = None
+    ) -> bool:
+        """Sleep until `fd` is ready or failed; False when `timeout` seconds passed first.
+
+        Raises: Interrupted   a signal asked for the end.
+                StalledError  the stall timeout passed; names `name` and `act`.
+        """
+
+    def say(self, text: str) -> None:
+        """Tell the user what cannot wait until the report, such as the port that was chosen."""
+
+
+@dataclass(frozen=True, slots=True)
+class Opening:
+    """What is asked of an end when it is opened.
+
+    `mode` holds the permission bits for a file that is new; `refuse` is the source's device and
+    inode, so that a sink that is the same file is refused before it is truncated.
+    """
+
+    waiter: Waiter
+    offset: int = 0
+    append: bool = False
+    inplace: bool = False
+    sync: bool = False
+    mode: int = 0o666
+    refuse: tuple[int, int] | None = None
+
+
+class End:
+    """An opened endpoint. Whoever opens it closes it; `finish` comes first when all went well."""
+
+    def __init__(self, fd: int, name: str, facts: FdFacts, *, limit: int | None = None):
+        self.fd = fd
+        self.name = name
+        self.facts = facts
+        self.limit = limit
+        self.notes: list[str] = []
+        self.quiet_pipe = False  # EPIPE ends the process as it ends cat: standard output
+        self.provisional = False  # what it took is thrown away unless it is finished
+
+    def port(self) -> OpenFd:
+        """Return what a mover may see of this end."""
+        return OpenFd(self.fd, self.facts, self.name)
+
+    def finish(self, waiter: Waiter, *, complete: bool = True) -> None:
+        """Make it final: shut down, sync, rename into place, reap the child.
+
+        `complete` is False for a source that was not read to its end.
+
+        Raises: TransferError, VerifyError  the bytes may not have arrived.
+        """
+
+    def close(self) -> None:
+        """Release everything; what was not finished is discarded. May be called twice."""
+        if self.fd >= 0:
+            os.close(self.fd)
+            self.fd = -1
+
+    def __enter__(self) -> End:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+
+class EndpointKind(ABC):
+    """A kind of end. `form` and `summary` and `options` (name -> meaning) feed the manual."""
+
+    name: str
+    form: str
+    summary: str
+    options: Mapping[str, str] = {}
+    source = True
+    sink = True
+
+    def check(self, endpoint: Endpoint, *, sink: bool) -> None:
+        """Judge the address and the options without touching anything.
+
+        Raises: UsageError  they cannot be meant.
+        """
+
+    @abstractmethod
+    def open_source(self, endpoint: Endpoint, opening: Opening) -> End:
+        """Open for reading. Raises: TransferError  with the kernel's reason."""
+
+    @abstractmethod
+    def open_sink(self, endpoint: Endpoint, opening: Opening) -> End:
+        """Open for writing. Raises: TransferError  with the kernel's reason."""
+
+    @abstractmethod
+    def preview(self, endpoint: Endpoint, *, sink: bool) -> FdFacts:
+        """Return the facts that are likely, without connecting, creating or starting anything.
+
+        Raises: TransferError  the end is certain to be refused.
+        """
+
+
+def option(
+    endpoint: Endpoint, name: str, read: Callable[[str], T], default: T
+) -> T:
+    """Return an option's value read by `read`. Raises: UsageError  naming the endpoint."""
+    if name not in endpoint.options:
+        return default
+    try:
+        return read(endpoint.options[name])
+    except UsageError as error:
+        raise UsageError(f"{endpoint.text}: option {name}: {error}") from None
+
+
+def size_option(endpoint: Endpoint, name: str) -> int | None:
+    """Return a size, or None where it is not given."""
+    return option(endpoint, name, parse_size, None)
+
+
+def duration_option(endpoint: Endpoint, name: str, default: float) -> float:
+    """Return seconds."""
+    return option(endpoint, name, parse_duration, default)
+
+
+def refuse_offset(endpoint: Endpoint, opening: Opening) -> None:
+    """Refuse an offset into a stream. Raises: TransferError."""
+    if opening.offset:
+        raise TransferError(f"{endpoint.text}: seek to {opening.offset}: a stream has no offsets")
+
+
+def flag(text: str) -> bool:
+    """Read an option that is on or off. Raises: UsageError  neither 1 nor 0."""
+    if text not in ("0", "1"):
+        raise UsageError(f"{text}: give 1 or 0")
+    return text == "1"
+
+
+def mode(text: str) -> int:
+    """Read permission bits in octal. Raises: UsageError  not octal, or more than 7777."""
+    if not text or set(text) - set("01234567") or int(text, 8) > 0o7777:
+        raise UsageError(f"{text}: not a mode: give octal permission bits like 0640")
+    return int(text, 8)

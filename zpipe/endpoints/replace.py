@@ -1,0 +1,172 @@
+"""Put a complete file in the place of a name, or leave everything as it was.
+
+Bytes go to a temporary name beside the target, created O_EXCL; a rename makes them the target.
+A target keeps its mode, owner and extended attributes. Where that cannot be kept, or a rename
+would break what others rely on, the target is written in place, and `reason` says why.
+
+Imports nothing heavy: a copy of a tiny file loads this and little else.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import stat
+
+from zpipe.errors import TransferError, UsageError, open_failed
+
+_CREATE = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC | os.O_NOFOLLOW
+_TRUNCATE = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC | os.O_NOCTTY
+_NAME_MAX = 255
+
+
+class Replacement:
+    """The file that will carry a name. `fd` is open for writing, empty, at position 0.
+
+    `reason` is None for a rename, else why the target is written in place.
+    """
+
+    __slots__ = ("_existing", "_temporary", "fd", "path", "reason")
+
+    def __init__(
+        self,
+        path: str,
+        *,
+        mode: int = 0o666,
+        inplace: bool = False,
+        refuse: tuple[int, int] | None = None,
+    ):
+        """Open the place for the new bytes; see `Opening` for `mode` and `refuse`.
+
+        Raises: UsageError     the target is the source itself.
+                TransferError  with the kernel's reason.
+        """
+        # a symbolic link stays a link: what it points to is replaced
+        self.path = os.path.realpath(path) if os.path.islink(path) else path
+        self.fd = -1
+        self._temporary: str | None = None
+        self._existing: os.stat_result | None = None
+        try:
+            self._existing = os.stat(self.path)
+        except FileNotFoundError:
+            pass
+        except OSError as error:
+            raise open_failed(path, "open", error) from error
+        found = self._existing
+        if found is not None:
+            if refuse == (found.st_dev, found.st_ino):
+                raise UsageError(f"{path}: is the source itself: a file cannot be copied onto itself")
+            if stat.S_ISDIR(found.st_mode):
+                raise open_failed(path, "open", OSError(errno.EISDIR, ""))
+        self.reason = "--inplace" if inplace else _in_place(self.path, found)
+        try:
+            if self.reason is None:
+                self._open_beside(mode)
+            if self.reason is not None:
+                self.fd = os.open(self.path, _TRUNCATE, mode)
+        except OSError as error:
+            raise open_failed(path, "open", error) from error
+
+    def commit(self, *, sync: bool = False) -> None:
+        """Close the file and give it its name; with `sync`, make file and name durable first.
+
+        Raises: TransferError  fsync, close or rename failed; nothing carries the name.
+        """
+        act = "fsync"
+        try:
+            if sync:
+                os.fsync(self.fd)
+            if self._temporary is not None and self._existing is not None:
+                act = "chmod"
+                os.fchmod(self.fd, stat.S_IMODE(self._existing.st_mode))
+            act = "close"
+            fd, self.fd = self.fd, -1
+            os.close(fd)
+            if self._temporary is not None:
+                act = "rename"
+                os.rename(self._temporary, self.path)
+                self._temporary = None
+            if sync:
+                act = "fsync of the directory"
+                _sync_directory(os.path.dirname(self.path) or ".")
+        except OSError as error:
+            self.discard()
+            raise TransferError(
+                f"{self.path}: {act}: {os.strerror(error.errno or 0)}", errno=error.errno
+            ) from error
+
+    def discard(self) -> None:
+        """Close, and remove the temporary file if there is one. May be called twice."""
+        if self.fd >= 0:
+            os.close(self.fd)
+            self.fd = -1
+        if self._temporary is not None:
+            try:
+                os.unlink(self._temporary)
+            except FileNotFoundError:
+                pass
+            self._temporary = None
+
+    def _open_beside(self, mode: int) -> None:
+        """Create the temporary file, or set `reason` where the target must be written in place."""
+        directory, name = os.path.split(self.path)
+        if not name:
+            raise OSError(errno.ENOTDIR, "")
+        tail = f".zpipe-{os.urandom(6).hex()}"
+        # the name is cut by bytes, so that the temporary one is never too long
+        stem = os.fsdecode(os.fsencode(name)[: _NAME_MAX - len(tail) - 1])
+        if len(os.fsencode(name)) > _NAME_MAX:
+            raise OSError(errno.ENAMETOOLONG, "")
+        temporary = os.path.join(directory, f".{stem}{tail}")
+        found = self._existing
+        try:
+            # the umask and the directory's default ACL apply to a new file as they do for cp
+            self.fd = os.open(temporary, _CREATE, mode if found is None else 0o600)
+        except PermissionError:
+            if found is None:
+                raise
+            self.reason = "its directory is not writable"
+            return
+        self._temporary = temporary
+        if found is not None and not _take_on(self.fd, self.path, found):
+            self.discard()
+            self.reason = "its owner or attributes could not be kept"
+
+
+def _in_place(path: str, found: os.stat_result | None) -> str | None:
+    """Return why an existing target must not be replaced by a rename; None: it may be.
+
+    Raises: OSError  EACCES: the target is not writable; a rename would walk around that.
+    """
+    if found is None:
+        return None
+    if not stat.S_ISREG(found.st_mode):
+        return "it is not a regular file"
+    if found.st_nlink > 1:
+        return f"it has {found.st_nlink} links"
+    if not os.access(path, os.W_OK, effective_ids=True):
+        raise open_failed(path, "open", OSError(errno.EACCES, ""))
+    return None
+
+
+def _take_on(fd: int, path: str, found: os.stat_result) -> bool:
+    """Give the temporary file the owner and extended attributes of the target it will replace."""
+    own = os.fstat(fd)
+    try:
+        if (own.st_uid, own.st_gid) != (found.st_uid, found.st_gid):
+            os.fchown(fd, found.st_uid, found.st_gid)
+        for name in os.listxattr(path):
+            # security.* (capabilities, labels, hashes) belongs to the bytes or to the policy
+            if not name.startswith("security."):
+                os.setxattr(fd, name, os.getxattr(path, name))
+    except OSError as error:
+        return error.errno == errno.EOPNOTSUPP
+    return True
+
+
+def _sync_directory(path: str) -> None:
+    fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        os.fsync(fd)
+    finally:
+        os.close(fd)

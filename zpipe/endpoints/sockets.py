@@ -1,0 +1,160 @@
+"""What TCP and UNIX stream ends share: connect, accept one, and deliver to the last byte."""
+
+from __future__ import annotations
+
+import errno
+import os
+import socket
+
+from zpipe.endpoints.contract import End
+from zpipe.endpoints.gather import gather
+from zpipe.errors import StalledError, TransferError, open_failed, reason
+from zpipe.kernel import inspect, network
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from zpipe.endpoints.contract import Waiter
+
+# After the last byte is acknowledged, a peer that has read it all closes its side; one that keeps
+# it open for its own reasons is not waited for any longer than this.
+LINGER = 1.0
+LINGER_OPTION = "longest wait of a sink for the peer to close, once all is acknowledged (1s)"
+CONNECT_TIMEOUT = 30.0
+_GLANCE = 0.02
+_DISCARD = 1 << 16
+
+
+class SocketEnd(End):
+    """A connected stream socket of our own."""
+
+    def __init__(self, sock: socket.socket, name: str, *, sink: bool, linger: float = LINGER):
+        sock.setblocking(False)
+        if sock.family in (socket.AF_INET, socket.AF_INET6):
+            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        fd = sock.detach()
+        super().__init__(fd, name, gather(fd))
+        self._sink = sink
+        self._linger = linger
+
+    def finish(self, waiter: Waiter, *, complete: bool = True) -> None:
+        if self._sink:
+            deliver(self.fd, self.name, waiter, self._linger)
+        self.close()
+
+
+def connect(
+    family: int, address: object, name: str, waiter: Waiter, timeout: float
+) -> socket.socket:
+    """Return a connected stream socket.
+
+    Raises: TransferError  with the kernel's reason.
+            StalledError   no answer within `timeout` seconds.
+    """
+    sock = socket.socket(family, socket.SOCK_STREAM | socket.SOCK_CLOEXEC)
+    try:
+        sock.setblocking(False)
+        result = sock.connect_ex(address)  # type: ignore[arg-type]
+        if result == errno.EAGAIN:
+            # a UNIX listener whose backlog is full says so at once; nothing tells when it is not
+            sock.setblocking(True)
+            sock.settimeout(timeout)
+            sock.connect(address)  # type: ignore[arg-type]
+            result = 0
+        if result == errno.EINPROGRESS:
+            if not waiter.wait(sock.fileno(), name, "connect", write=True, timeout=timeout):
+                raise StalledError(f"{name}: connect: no answer within {timeout:g} s")
+            result = sock.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
+        if result:
+            raise OSError(result, "")
+    except TimeoutError:
+        sock.close()
+        raise StalledError(f"{name}: connect: no answer within {timeout:g} s") from None
+    except OSError as error:
+        sock.close()
+        raise open_failed(name, "connect", error) from error
+    except BaseException:
+        sock.close()
+        raise
+    return sock
+
+
+def listens(fd: int) -> bool:
+    """Tell whether a socket is a listening one."""
+    with socket.socket(fileno=os.dup(fd)) as end:
+        return bool(end.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN))
+
+
+def accept(fd: int, name: str, waiter: Waiter, *, sink: bool, linger: float = LINGER) -> End:
+    """Wait for one connection to a listening socket, and leave the listener as it is.
+
+    Raises: TransferError  accept failed.
+    """
+    with socket.socket(fileno=os.dup(fd)) as listener:
+        while True:
+            waiter.wait(fd, name, "wait for a connection")
+            try:
+                sock, _ = listener.accept()
+                break
+            except (BlockingIOError, ConnectionAbortedError):
+                continue  # the client left between the poll and the accept
+            except OSError as error:
+                raise open_failed(name, "accept", error) from error
+    return SocketEnd(sock, name, sink=sink, linger=linger)
+
+
+def deliver(fd: int, name: str, waiter: Waiter, linger: float = LINGER) -> None:
+    """Shut down sending, and see every byte acknowledged by the peer's kernel.
+
+    What the peer still sends is read and dropped: closing over unread bytes would send a reset,
+    and that destroys what the peer has not read yet. Then waits up to `linger` seconds for the
+    peer to close.
+
+    Raises: TransferError  the connection broke; how many bytes were left is in the text.
+    """
+    facts_left = 0
+    try:
+        with socket.socket(fileno=os.dup(fd)) as end:
+            try:
+                end.shutdown(socket.SHUT_WR)
+            except OSError as error:
+                if error.errno != errno.ENOTCONN or network.error_of(fd):
+                    raise
+                return  # a datagram socket without a peer, or a peer that closed in order
+            if end.type != socket.SOCK_STREAM:
+                return
+            left = inspect.unsent(fd)
+            while left or linger > 0:
+                facts_left = left
+                if _drop_input(fd):
+                    # the peer has closed: what it did not acknowledge by now it never will read
+                    left = inspect.unsent(fd)
+                    if left:
+                        raise OSError(errno.EPIPE, "")
+                    return
+                before, span = left, _GLANCE if left else linger
+                if not waiter.wait(fd, name, "wait for the peer", timeout=span) and not left:
+                    return
+                left = inspect.unsent(fd)
+                if left == before == 0 and span == linger:
+                    # something came that was not the end: go on waiting, but not for ever
+                    linger -= _GLANCE
+    except OSError as error:
+        lost = f"; up to {facts_left} bytes did not reach it" if facts_left else ""
+        raise TransferError(
+            f"{name}: shut down: {reason(error)}: the peer may not have read everything{lost}",
+            errno=error.errno,
+        ) from error
+
+
+def _drop_input(fd: int) -> bool:
+    """Read and drop what waits; True when the peer has closed its side.
+
+    Raises: OSError  ECONNRESET.
+    """
+    while True:
+        try:
+            with socket.socket(fileno=os.dup(fd)) as end:
+                if not end.recv(_DISCARD, socket.MSG_DONTWAIT):
+                    return True
+        except BlockingIOError:
+            return False

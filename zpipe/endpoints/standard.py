@@ -1,0 +1,36 @@
+"""Standard input and standard output: `-`, by its place."""
+
+from __future__ import annotations
+
+from zpipe.endpoints.contract import End, EndpointKind, Opening
+from zpipe.endpoints.fd import open_inherited, preview_inherited
+from zpipe.facts import FdFacts
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from zpipe.graph.model import Endpoint
+
+STANDARD_INPUT = "standard input"
+STANDARD_OUTPUT = "standard output"
+
+
+class Standard(EndpointKind):
+    """`-`."""
+
+    name = "-"
+    form = "-"
+    summary = "Standard input as a source, standard output as a sink."
+
+    def open_source(self, endpoint: Endpoint, opening: Opening) -> End:
+        return open_inherited(0, STANDARD_INPUT, opening, sink=False)
+
+    def open_sink(self, endpoint: Endpoint, opening: Opening) -> End:
+        end = open_inherited(1, STANDARD_OUTPUT, opening, sink=True)
+        end.quiet_pipe = True
+        return end
+
+    def preview(self, endpoint: Endpoint, *, sink: bool) -> FdFacts:
+        return preview_inherited(1, STANDARD_OUTPUT) if sink else preview_inherited(0, STANDARD_INPUT)
+
+
+KIND: EndpointKind = Standard()

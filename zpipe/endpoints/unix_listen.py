@@ -1,0 +1,76 @@
+"""One UNIX stream connection accepted: `unix-listen:PATH` or `unix-listen:@NAME`."""
+
+from __future__ import annotations
+
+import os
+import socket
+
+from zpipe.endpoints import sockets
+from zpipe.endpoints.contract import (
+    End,
+    EndpointKind,
+    Opening,
+    duration_option,
+    mode,
+    option,
+    refuse_offset,
+)
+from zpipe.endpoints.unix import socket_address
+from zpipe.errors import open_failed
+from zpipe.facts import FdFacts
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from zpipe.graph.model import Endpoint
+
+
+class UnixListen(EndpointKind):
+    """`unix-listen:PATH` or `unix-listen:@NAME`; the path is removed once it has served."""
+
+    name = "unix-listen"
+    form = "unix-listen:PATH, unix-listen:@NAME"
+    summary = "Listens on a path or an abstract name, accepts one connection, removes the path."
+    options = {"mode": "permission bits of the path, in octal (0600)", "linger": sockets.LINGER_OPTION}
+
+    def check(self, endpoint: Endpoint, *, sink: bool) -> None:
+        socket_address(endpoint)
+        option(endpoint, "mode", mode, 0)
+        duration_option(endpoint, "linger", sockets.LINGER)
+
+    def open_source(self, endpoint: Endpoint, opening: Opening) -> End:
+        return self._open(endpoint, opening, sink=False)
+
+    def open_sink(self, endpoint: Endpoint, opening: Opening) -> End:
+        return self._open(endpoint, opening, sink=True)
+
+    def preview(self, endpoint: Endpoint, *, sink: bool) -> FdFacts:
+        return FdFacts("unix", nonblocking=True)
+
+    def _open(self, endpoint: Endpoint, opening: Opening, *, sink: bool) -> End:
+        refuse_offset(endpoint, opening)
+        address = socket_address(endpoint)
+        path = address if isinstance(address, str) else None
+        with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_CLOEXEC) as listener:
+            try:
+                listener.bind(address)
+            except OSError as error:
+                raise open_failed(endpoint.text, "listen", error) from error
+            try:
+                try:
+                    if path is not None:
+                        # before listen(): until then nobody can connect, whatever the umask
+                        os.chmod(path, option(endpoint, "mode", mode, 0o600))
+                    listener.listen(1)
+                    listener.setblocking(False)
+                except OSError as error:
+                    raise open_failed(endpoint.text, "listen", error) from error
+                linger = duration_option(endpoint, "linger", sockets.LINGER)
+                return sockets.accept(
+                    listener.fileno(), endpoint.text, opening.waiter, sink=sink, linger=linger
+                )
+            finally:
+                if path is not None:
+                    os.unlink(path)
+
+
+KIND: EndpointKind = UnixListen()

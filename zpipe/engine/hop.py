@@ -1,0 +1,283 @@
+"""Carry one hop: drive the plan's movers step by step, wait for them, fall back, count."""
+
+from __future__ import annotations
+
+import errno
+import os
+import select
+import time
+from contextlib import closing
+from dataclasses import replace
+
+from zpipe.engine.limiter import Limiter
+from zpipe.engine.report import Fallback, HopReport
+from zpipe.errors import (
+    ConsumerGone,
+    Interrupted,
+    SourceChanged,
+    StalledError,
+    TransferError,
+    reason,
+    signal_name,
+)
+from zpipe.kernel.changes import changes
+from zpipe.kernel.errnos import SINK_ONLY
+from zpipe.movers import mover_of
+from zpipe.movers.contract import Ended, FallBack, Moved, MoveFault, Tuning
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from zpipe.endpoints.contract import End
+    from zpipe.engine.feedback import Feedback
+    from zpipe.engine.stop import Stop
+    from zpipe.engine.waiting import EngineWaiter
+    from zpipe.graph.model import Wishes
+    from zpipe.kernel.lease import Lease
+    from zpipe.movers.contract import Mover, Transfer, Wait
+    from zpipe.plan.choice import HopPlan
+
+_UNBOUNDED = 1 << 62
+
+
+class Hop:
+    """One source and one sink, both open, and the plan between them."""
+
+    def __init__(
+        self,
+        source: End,
+        sink: End,
+        wishes: Wishes,
+        plan: HopPlan,
+        *,
+        waiter: EngineWaiter,
+        feedback: Feedback,
+        stop: Stop,
+        lease: Lease | None = None,
+    ):
+        self._source = source
+        self._sink = sink
+        self._wishes = wishes
+        self._waiter = waiter
+        self._feedback = feedback
+        self._stop = stop
+        self._lease = lease
+        self._limiter = Limiter(wishes.rate_limit) if wishes.rate_limit else None
+        self._limit = _limit(source, wishes)
+        self.report = HopReport(source.name, sink.name, plan, expected=self._limit)
+        self._base = 0  # moved by the transfers that came before the one at hand
+        self._began = 0.0
+        self._ticked = 0.0
+        self._before = os.fstat(source.fd) if source.facts.type == "regular" else None
+
+    def carry(self) -> None:
+        """Move every byte, by one mover after another until one of them reaches the end.
+
+        Raises: TransferError, SourceChanged, ConsumerGone, StalledError, Interrupted, UsageError.
+        """
+        report = self.report
+        self._began = self._ticked = time.monotonic()
+        self._waiter.tick = self._tick
+        try:
+            for candidate in report.plan.candidates:
+                report.mover = candidate.name
+                if self._carry_by(mover_of(candidate.name)):
+                    break
+            else:
+                raise self._nothing_left()
+        except Interrupted as interrupted:
+            interrupted.args = (
+                f"{self._source.name} -> {self._sink.name}:"
+                f" ended by {signal_name(interrupted.signum)}; {self._delivered_text()}",
+            )
+            raise
+        finally:
+            self._waiter.tick = None
+            report.seconds = time.monotonic() - self._began
+            if self._waiter.polls:
+                report.calls["poll"] = self._waiter.polls
+        self._check_unchanged()
+
+    def _carry_by(self, mover: Mover) -> bool:
+        """Drive one mover; True when it reached the end, False when the next one should go on."""
+        limit = None if self._limit is None else self._limit - self.report.moved
+        self._refresh()
+        tuning = Tuning(self._wishes.pipe_size)
+        try:
+            transfer = mover.begin(self._source.port(), self._sink.port(), limit, tuning)
+        except OSError as error:
+            self._note_fallback(mover.name, FallBack("begin", error.errno or 0))
+            return False
+        with closing(transfer):
+            self._base = self.report.moved
+            try:
+                return self._drive(transfer, mover.name)
+            except MoveFault as fault:
+                self._account(transfer, mover.name)
+                raise self._failure(fault, transfer) from fault
+            finally:
+                self._account(transfer, mover.name)
+                self.report.calls += transfer.calls
+                self.report.notes += transfer.notes
+                if not self._source.facts.on_disk:
+                    self.report.lost = transfer.held
+
+    def _drive(self, transfer: Transfer, name: str) -> bool:
+        limiter, lease = self._limiter, self._lease
+        interval = self._feedback.interval
+        allowance = _UNBOUNDED
+        while True:
+            self._stop.check()
+            if limiter is not None:
+                allowance = self._wait_for_credit(limiter)
+            step = transfer.step(allowance)
+            if isinstance(step, Moved):
+                self.report.moved = self._base + transfer.delivered
+                if limiter is not None:
+                    limiter.spend(step.count)
+                if lease is not None and not lease.held():
+                    self.report.notes.append(
+                        f"another process asked for the source at byte {self.report.moved}"
+                    )
+                    lease = None  # it waits for us, at most for lease-break-time
+                if interval is not None or self._stop.status_wanted:
+                    self._tick()
+            elif isinstance(step, Ended):
+                return True
+            elif isinstance(step, FallBack):
+                self._account(transfer, name)
+                self._note_fallback(name, step)
+                return False
+            else:
+                self._sleep(step)
+
+    def _sleep(self, step: Wait) -> None:
+        """Wait for one end, and notice meanwhile when the sink has died."""
+        source, sink = self._source, self._sink
+        end = source if step.side == "source" else sink
+        # errors and hang-ups are always reported, interest 0 or not
+        interests = {sink.fd: select.POLLOUT if end is sink else 0}
+        if end is source:
+            interests[source.fd] = select.POLLIN | select.POLLPRI
+        began = time.monotonic()
+        fired = self._waiter.sleep(interests)
+        waited = self.report.waited
+        waited[step.side] = waited.get(step.side, 0.0) + time.monotonic() - began
+        if fired is None:
+            what = "no data came" if end is source else "took no data"
+            raise StalledError(
+                f"{end.name}: {what} for {self._wishes.stall_timeout:g} s;"
+                f" {self._delivered_text()}"
+            )
+        if end is source and source.fd not in fired:
+            # the sink's reader has gone while there was nothing to read
+            raise self._gone()
+
+    def _gone(self) -> TransferError:
+        return self._failure(MoveFault("poll", "sink", OSError(errno.EPIPE, "")), None)
+
+    def _wait_for_credit(self, limiter: Limiter) -> int:
+        while not (allowance := limiter.allowance()):
+            began = time.monotonic()
+            self._waiter.sleep({}, limiter.delay())
+            waited = self.report.waited
+            waited["rate limit"] = waited.get("rate limit", 0.0) + time.monotonic() - began
+        return allowance
+
+    def _tick(self) -> None:
+        now = time.monotonic()
+        self.report.seconds = now - self._began
+        if self._stop.status_wanted:
+            self._stop.status_wanted = False
+            self._feedback.status(self.report)
+        interval = self._feedback.interval
+        if interval is not None and now - self._ticked >= interval:
+            self._ticked = now
+            self._feedback.progress(self.report)
+
+    def _refresh(self) -> None:
+        """After a fallback that had moved bytes: the facts that movers begin with have changed."""
+        if not self.report.moved:
+            return
+        source, sink = self._source, self._sink
+        facts = source.facts
+        if facts.position is not None:
+            here = os.lseek(source.fd, 0, os.SEEK_CUR)
+            size = None if facts.size is None else max(0, facts.size - (here - facts.position))
+            source.facts = replace(facts, position=here, size=size)
+        sink.facts = replace(sink.facts, fresh=False)
+
+    def _account(self, transfer: Transfer, name: str) -> None:
+        self.report.moved = self._base + transfer.delivered
+        if transfer.delivered:
+            self.report.bytes_by_mover[name] = transfer.delivered
+
+    def _note_fallback(self, name: str, step: FallBack) -> None:
+        fallback = Fallback(name, step.call, step.errno, self.report.moved)
+        self.report.fallbacks.append(fallback)
+        self._feedback.fell_back(self.report, fallback)
+
+    def _nothing_left(self) -> TransferError:
+        last = self.report.fallbacks[-1]
+        asked = f"--via {last.mover}: " if self._wishes.via else ""
+        return TransferError(
+            f"{self._source.name} -> {self._sink.name}: {asked}{last.call}: {last.reason};"
+            f" {self._delivered_text()}",
+            delivered=self.report.moved,
+            errno=last.errno or None,
+        )
+
+    def _delivered_text(self) -> str:
+        if self._sink.provisional:
+            return "nothing was put in place"
+        text = f"{self.report.moved} bytes were delivered"
+        if self.report.lost:
+            text += f", {self.report.lost} more were read and are lost"
+        return text
+
+    def _failure(self, fault: MoveFault, transfer: Transfer | None) -> TransferError:
+        """Return the error that names the end, the act and the reason."""
+        number = fault.error.errno
+        if transfer is not None and not self._source.facts.on_disk:
+            self.report.lost = transfer.held
+        side = fault.side or ("sink" if number in SINK_ONLY else None)
+        if side == "source":
+            self._check_unchanged()  # if so, that is the true reason
+            where = f"{self._source.name}: {_act(fault.call, 'read')}"
+        elif side == "sink":
+            where = f"{self._sink.name}: {_act(fault.call, 'write')}"
+        else:
+            where = f"{self._source.name} -> {self._sink.name}: {fault.call}"
+        # an error may have words of its own: a source that was cut
+        why = fault.error.strerror or reason(fault.error)
+        text = f"{where}: {why}; {self._delivered_text()}"
+        if number == errno.EPIPE and side == "sink" and self._sink.quiet_pipe:
+            return ConsumerGone(text, delivered=self.report.moved, errno=number)
+        return TransferError(text, delivered=self.report.moved, errno=number)
+
+    def _check_unchanged(self) -> None:
+        """Ask fstat whether a regular source is what it was. Raises: SourceChanged."""
+        before = self._before
+        # the size of a file of /proc is 0, and its times are those of the question
+        if before is None or not before.st_size or self._source.facts.stable:
+            return
+        found = changes(before, os.fstat(self._source.fd))
+        if found:
+            raise SourceChanged(
+                f"{self._source.name}: read: the source changed while it was read"
+                f" ({', '.join(found)}); {self._delivered_text()}",
+                delivered=self.report.moved,
+            )
+
+
+def _act(call: str, usual: str) -> str:
+    """Name the act for people: the call where it says more than read or write."""
+    return usual if call in ("readv", "read", "write", "preadv", "pwrite", "splice", "poll") else call
+
+
+def _limit(source: End, wishes: Wishes) -> int | None:
+    """Return how many bytes the hop is to move; None: until the source ends."""
+    bounds = [bound for bound in (source.limit, wishes.length) if bound is not None]
+    # a size of 0 may be that of a virtual file, which only its end tells
+    if source.facts.size:
+        bounds.append(source.facts.size)
+    return min(bounds) if bounds else None

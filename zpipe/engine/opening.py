@@ -1,0 +1,103 @@
+"""Open the two ends of an edge, in the order that loses nothing when one of them fails.
+
+The source first: a missing source must not create or truncate a target. What the user asked of the
+source's stability is settled here: a private clone, a lease, or copies.
+"""
+
+from __future__ import annotations
+
+import os
+from dataclasses import replace
+
+from zpipe.endpoints import kind_of
+from zpipe.endpoints.contract import End, Opening
+from zpipe.facts import NEVER_CLONES
+from zpipe.kernel.clone import clone
+from zpipe.kernel.errnos import CLONE_REFUSED, LEASE_REFUSED
+from zpipe.kernel.lease import Lease
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from contextlib import ExitStack
+
+    from zpipe.endpoints.contract import Waiter
+    from zpipe.graph.model import Edge, Graph, Wishes
+
+
+def open_ends(
+    graph: Graph, edge: Edge, waiter: Waiter, stack: ExitStack
+) -> tuple[End, End, Wishes, Lease | None]:
+    """Return source, sink, the wishes that are left, and the lease if there is one.
+
+    Everything opened is closed by `stack`.
+
+    Raises: TransferError, UsageError, StalledError, Interrupted  as the ends do.
+    """
+    wishes = edge.wishes
+    at_source = graph.node(edge.source).endpoint
+    at_sink = graph.node(edge.sink).endpoint
+    source = kind_of(at_source.kind).open_source(at_source, Opening(waiter, offset=wishes.offset))
+    stack.callback(source.close)
+    mode = 0o666
+    if source.facts.type == "regular":
+        mode = os.fstat(source.fd).st_mode & 0o777
+    opening = Opening(
+        waiter,
+        append=wishes.append,
+        inplace=wishes.inplace,
+        sync=wishes.sync,
+        mode=mode,
+        refuse=source.facts.identity if source.facts.on_disk else None,
+    )
+    sink = kind_of(at_sink.kind).open_sink(at_sink, opening)
+    stack.callback(sink.close)
+    lease = None
+    if wishes.lease:
+        lease = _lease(source)
+        if lease is not None:
+            stack.callback(lease.release)
+        else:
+            wishes = replace(wishes, stable=True)
+    if wishes.stable and source.facts.type == "regular" and sink.facts.holds_references:
+        _use_clone(source)
+    return source, sink, wishes, lease
+
+
+def _lease(source: End) -> Lease | None:
+    """Hold a read lease on the source, or note why its bytes will be copied instead."""
+    try:
+        lease = Lease(source.fd)
+    except OSError as error:
+        if error.errno not in LEASE_REFUSED:
+            raise
+        source.notes.append(
+            f"no lease on the source ({os.strerror(error.errno or 0)}): its bytes are copied"
+        )
+        return None
+    source.facts = replace(source.facts, stable=True)
+    source.notes.append("the source is held by a lease: others wait to write to it")
+    return lease
+
+
+def _use_clone(source: End) -> None:
+    """Read from an unlinked clone instead, where the filesystem shares blocks; else do nothing."""
+    facts = source.facts
+    if facts.filesystem in NEVER_CLONES or facts.stable or not facts.size:
+        return
+    directory = os.path.dirname(os.readlink(f"/proc/self/fd/{source.fd}"))
+    try:
+        copy = os.open(directory, os.O_TMPFILE | os.O_RDWR | os.O_CLOEXEC, 0o600)
+    except OSError:
+        return  # a read-only directory, or no O_TMPFILE here: bytes will be copied
+    try:
+        clone(source.fd, copy)
+        os.lseek(copy, os.lseek(source.fd, 0, os.SEEK_CUR), os.SEEK_SET)
+        if facts.owned:
+            os.dup2(copy, source.fd, inheritable=False)
+            source.facts = replace(facts, stable=True)
+            source.notes.append("the source was cloned first: what is written to it does not show")
+    except OSError as error:
+        if error.errno not in CLONE_REFUSED:
+            raise
+    finally:
+        os.close(copy)

@@ -1,0 +1,107 @@
+"""What really happened, as values."""
+
+from __future__ import annotations
+
+import errno
+import os
+from collections import Counter
+from dataclasses import dataclass, field
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from zpipe.plan.choice import HopPlan
+
+
+@dataclass(frozen=True, slots=True)
+class Fallback:
+    """`mover` gave up because `call` answered `errno`; 0: the call moved nothing.
+
+    `delivered` is how far the hop had come by then.
+    """
+
+    mover: str
+    call: str
+    errno: int
+    delivered: int
+
+    @property
+    def reason(self) -> str:
+        """The answer in words and as a symbol: `Invalid argument (EINVAL)`."""
+        if not self.errno:
+            return "moved nothing"
+        symbol = errno.errorcode.get(self.errno, str(self.errno))
+        if symbol == "ENOTSUP":
+            symbol = "EOPNOTSUPP"  # the same number; this is the name that manual pages use
+        return f"{os.strerror(self.errno)} ({symbol})"
+
+
+@dataclass(frozen=True, slots=True)
+class Resources:
+    """What this process used, all threads together (getrusage(2)); seconds and counts."""
+
+    seconds: float
+    user: float
+    system: float
+    voluntary_switches: int
+    involuntary_switches: int
+
+
+@dataclass(slots=True)
+class HopReport:
+    """One hop: filled in while it runs, complete when it has ended.
+
+    `moved` counts bytes that the sink took, `lost` those read from a stream and not delivered.
+    `waited` holds seconds by what was waited for: source, sink, rate limit.
+    """
+
+    source: str
+    sink: str
+    plan: HopPlan
+    expected: int | None = None
+    moved: int = 0
+    lost: int = 0
+    mover: str = ""
+    bytes_by_mover: Counter[str] = field(default_factory=Counter)
+    calls: Counter[str] = field(default_factory=Counter)
+    fallbacks: list[Fallback] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
+    waited: dict[str, float] = field(default_factory=dict)
+    seconds: float = 0.0
+    complete: bool = False
+
+
+@dataclass(slots=True)
+class Report:
+    """A whole run."""
+
+    hops: list[HopReport] = field(default_factory=list)
+    resources: Resources = Resources(0, 0, 0, 0, 0)
+
+    @property
+    def moved(self) -> int:
+        """Bytes that the sinks took, over all hops."""
+        return sum(hop.moved for hop in self.hops)
+
+
+class Meter:
+    """Measures the resources between its making and `read`."""
+
+    def __init__(self) -> None:
+        self._before = self._now()
+
+    def read(self) -> Resources:
+        """Return what was used since."""
+        before, now = self._before, self._now()
+        seconds, user, system, voluntary, involuntary = (
+            after - earlier for after, earlier in zip(now, before, strict=True)
+        )
+        return Resources(seconds, user, system, int(voluntary), int(involuntary))
+
+    @staticmethod
+    def _now() -> tuple[float, float, float, int, int]:
+        import resource
+        import time
+
+        used = resource.getrusage(resource.RUSAGE_SELF)
+        now = time.monotonic()
+        return now, used.ru_utime, used.ru_stime, used.ru_nvcsw, used.ru_nivcsw

@@ -1,0 +1,71 @@
+"""When to stop: signals that ask for the end, and one that asks for a word.
+
+A handler only takes note; whoever sleeps is woken through a pipe, whoever moves bytes looks
+between two calls. A second signal does not wait for that.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+
+from zpipe.errors import Interrupted
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from types import FrameType
+
+_ENDING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+
+
+class Stop:
+    """Nobody asks to stop: for use as a library, which leaves signals to its program."""
+
+    wakeup = -1
+    status_wanted = False
+
+    def check(self) -> None:
+        """Raise: Interrupted  somebody asked for the end."""
+
+
+class Signals(Stop):
+    """Listens to SIGINT, SIGTERM, SIGHUP and SIGUSR1 while it is entered; main thread only.
+
+    A signal that was ignored when the process began (nohup, a job in the background of a plain
+    shell) stays ignored.
+    """
+
+    def __init__(self) -> None:
+        self._asked: int | None = None
+        self._before: dict[int, object] = {}
+        self._writer = -1
+        self._wakeup_before = -1
+
+    def check(self) -> None:
+        if self._asked is not None:
+            raise Interrupted(self._asked)
+
+    def __enter__(self) -> Signals:
+        self.wakeup, self._writer = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
+        self._wakeup_before = signal.set_wakeup_fd(self._writer, warn_on_full_buffer=False)
+        for number in _ENDING:
+            if signal.getsignal(number) is not signal.SIG_IGN:
+                self._before[number] = signal.signal(number, self._end)
+        self._before[signal.SIGUSR1] = signal.signal(signal.SIGUSR1, self._tell)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for number, handler in self._before.items():
+            signal.signal(number, handler)  # type: ignore[arg-type]
+        signal.set_wakeup_fd(self._wakeup_before)
+        os.close(self.wakeup)
+        os.close(self._writer)
+        self.wakeup = self._writer = -1
+
+    def _end(self, number: int, frame: FrameType | None) -> None:
+        if self._asked is not None:
+            raise Interrupted(number)
+        self._asked = number
+
+    def _tell(self, number: int, frame: FrameType | None) -> None:
+        self.status_wanted = True

@@ -1,0 +1,4 @@
+"""What is joined to what: the model, the check that finds all problems at once, the drawing.
+
+Pure: knows addresses and options as text, and nothing of fds, files or the kernel.
+"""

@@ -1,0 +1,71 @@
+"""Find everything that is wrong with a graph before anything is opened for it.
+
+Refuses to know what an address means: whether two names are one file is asked when they are open.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from zpipe.graph.model import Graph
+
+
+def check(graph: Graph) -> list[str]:
+    """Return one line for each problem, in the order of the graph; empty when it is sound."""
+    problems = []
+    known = Counter(node.id for node in graph.nodes)
+    problems += [f"{name}: two nodes have this name" for name, n in known.items() if n > 1]
+    read = Counter(edge.source for edge in graph.edges)
+    written = Counter(edge.sink for edge in graph.edges)
+    for edge in graph.edges:
+        for name in (edge.source, edge.sink):
+            if name not in known:
+                problems.append(f"{edge.source} -> {edge.sink}: no node is named {name}")
+        if edge.source == edge.sink:
+            problems.append(f"{edge.source}: is source and sink of one edge")
+        wishes = edge.wishes
+        if wishes.via is not None and wishes.via in wishes.without:
+            problems.append(f"{edge.source} -> {edge.sink}: {wishes.via} is both asked for and forbidden")
+        if wishes.append and wishes.inplace:
+            problems.append(f"{edge.sink}: to append and to overwrite in place exclude each other")
+    for name in known:
+        if read[name] > 1:
+            problems.append(f"{name}: is read by {read[name]} edges; each byte can be read once")
+        if written[name] > 1:
+            problems.append(f"{name}: is written by {written[name]} edges, which would mix their bytes")
+        if not read[name] and not written[name]:
+            problems.append(f"{name}: no edge reads or writes it")
+    if not graph.edges:
+        problems.append("nothing is joined: there are no edges")
+    return problems + _cycles(graph)
+
+
+def _cycles(graph: Graph) -> list[str]:
+    """Return a line for each cycle, walking depth first without recursion."""
+    following: dict[str, list[str]] = {}
+    for edge in graph.edges:
+        if edge.source != edge.sink:
+            following.setdefault(edge.source, []).append(edge.sink)
+    problems: list[str] = []
+    done: set[str] = set()
+    for start in following:
+        path: list[str] = []
+        pending = [(start, iter(following.get(start, ())))] if start not in done else []
+        if pending:
+            path.append(start)
+        while pending:
+            name, rest = pending[-1]
+            step = next(rest, None)
+            if step is None:
+                pending.pop()
+                path.pop()
+                done.add(name)
+            elif step in path:
+                circle = [*path[path.index(step) :], step]
+                problems.append(f"{' -> '.join(circle)}: bytes would go round in a circle")
+            elif step not in done:
+                path.append(step)
+                pending.append((step, iter(following.get(step, ()))))
+    return problems

@@ -1,0 +1,86 @@
+"""The network device on the way to an address, and whether it gathers from scattered pages.
+
+Only a device with scatter-gather lets sendfile and splice hand page references to it; without,
+the kernel copies the payload once more into a linear buffer.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import socket
+import struct
+
+_RTM_GETROUTE, _NLM_F_REQUEST, _NLMSG_ERROR = 26, 1, 2
+_RTA_DST, _RTA_OIF = 1, 4
+_SIOCETHTOOL, _ETHTOOL_GSG = 0x8946, 0x00000018
+
+
+def route_device(family: int, address: str) -> str | None:
+    """Return the name of the device that packets to a numeric address leave by; None if unknown.
+
+    Source: rtnetlink(7), RTM_GETROUTE.
+    """
+    try:
+        packed = socket.inet_pton(family, address.partition("%")[0])
+        attribute = struct.pack("HH", 4 + len(packed), _RTA_DST) + packed
+        message = struct.pack("BBBBBBBBI", family, len(packed) * 8, 0, 0, 0, 0, 0, 0, 0) + attribute
+        header = struct.pack("IHHII", 16 + len(message), _RTM_GETROUTE, _NLM_F_REQUEST, 1, 0)
+        with socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, 0) as query:
+            query.sendto(header + message, (0, 0))
+            answer = query.recv(65536)
+        (kind,) = struct.unpack_from("H", answer, 4)
+        if kind == _NLMSG_ERROR:
+            return None
+        place = 16 + 12  # past nlmsghdr and rtmsg
+        while place + 4 <= len(answer):
+            length, name = struct.unpack_from("HH", answer, place)
+            if name == _RTA_OIF:
+                (index,) = struct.unpack_from("I", answer, place + 4)
+                return socket.if_indextoname(index)
+            place += max(4, (length + 3) & ~3)
+    except OSError:
+        pass
+    return None
+
+
+def gathers(device: str) -> bool | None:
+    """Tell whether a network device does scatter-gather (ETHTOOL_GSG); None if it does not say."""
+    import ctypes
+
+    value = (ctypes.c_uint32 * 2)(_ETHTOOL_GSG, 0)
+    request = struct.pack("16sP8x", os.fsencode(device), ctypes.addressof(value))
+    try:
+        with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as query:
+            fcntl.ioctl(query, _SIOCETHTOOL, request)
+    except OSError:
+        return None
+    return bool(value[1])
+
+
+def peek(fd: int) -> bool:
+    """Tell whether a stream socket has bytes to read; False is a true end of input.
+
+    splice(2) returns 0 at an urgent mark and after a reset was reported once, so a 0 from it is
+    not yet the end.
+
+    Raises: BlockingIOError  open, and nothing to read now.
+            OSError          the connection failed.
+    """
+    with socket.socket(fileno=os.dup(fd)) as end:
+        return bool(end.recv(1, socket.MSG_PEEK | socket.MSG_DONTWAIT))
+
+
+def send_without_waiting(fd: int, data: memoryview) -> int:
+    """Send on a socket whose O_NONBLOCK is not ours to set.
+
+    Raises: BlockingIOError  the socket's buffer is full.
+    """
+    with socket.socket(fileno=os.dup(fd)) as end:
+        return end.send(data, socket.MSG_DONTWAIT | socket.MSG_NOSIGNAL)
+
+
+def error_of(fd: int) -> int:
+    """Return and clear the error that waits on a socket (SO_ERROR); 0 for none."""
+    with socket.socket(fileno=os.dup(fd)) as end:
+        return end.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)

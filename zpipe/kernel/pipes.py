@@ -1,0 +1,65 @@
+"""Kernel pipes: a private pair, and the capacity of any pipe."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+from array import array
+
+F_SETPIPE_SZ = 1031
+F_GETPIPE_SZ = 1032
+FIONREAD = 0x541B
+
+# Best of 64 KiB .. 1 MiB for bulk on 6.x, and the most that an unprivileged user may ask for.
+CAPACITY = 1 << 20
+
+
+def get_capacity(fd: int) -> int:
+    """Return a pipe's capacity in bytes, really its slots times 4096 (F_GETPIPE_SZ)."""
+    return fcntl.fcntl(fd, F_GETPIPE_SZ)
+
+
+def set_capacity(fd: int, capacity: int) -> int:
+    """Ask for a capacity and return the one granted (rounded up to a power of two pages).
+
+    Raises: OSError  EPERM: above pipe-max-size, or the user's pages are used up; EBUSY: too full.
+    Source: pipe(7), fcntl(2).
+    """
+    return fcntl.fcntl(fd, F_SETPIPE_SZ, capacity)
+
+
+def buffered(fd: int) -> int:
+    """Return the bytes that wait in a pipe or socket (FIONREAD)."""
+    count = array("i", [0])
+    fcntl.ioctl(fd, FIONREAD, count)
+    return count[0]
+
+
+class Pipe:
+    """A private non-blocking pipe. `capacity` is what the kernel granted: 8 KiB is possible.
+
+    Asking for more is best effort: past the user's quota (pipe-user-pages-soft) new pipes have two
+    slots and cannot grow. A pipe in which bytes are left is closed, never used again.
+
+    Raises: OSError  EMFILE, ENFILE: no fds, or no pipe pages at all.
+    """
+
+    __slots__ = ("capacity", "reader", "writer")
+
+    def __init__(self, capacity: int = CAPACITY):
+        self.reader, self.writer = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
+        try:
+            set_capacity(self.writer, capacity)
+        except PermissionError:
+            pass
+        except BaseException:
+            self.close()
+            raise
+        self.capacity = get_capacity(self.writer)
+
+    def close(self) -> None:
+        """Close both ends; may be called twice."""
+        for fd in (self.reader, self.writer):
+            if fd >= 0:
+                os.close(fd)
+        self.reader = self.writer = -1

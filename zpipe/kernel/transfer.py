@@ -1,0 +1,78 @@
+"""The system calls that move bytes between two fds inside the kernel."""
+
+from __future__ import annotations
+
+import os
+
+SPLICE_F_MOVE = 1  # a no-op since 2.6.21 (splice(2))
+SPLICE_F_NONBLOCK = 2  # covers the pipe ends only, not a socket or tty
+SPLICE_F_MORE = 4
+
+# One call cannot be interrupted for progress, signals or a stall check: this bounds it.
+CHUNK = 64 << 20
+
+# Up to this a read and a write are cheaper than setting anything up (GNU cat 9.11 uses the same
+# bound); it also covers the files of /proc and /sys whose size is 0 or a fiction.
+SMALL = 32 * 1024
+
+
+def splice(src: int, dst: int, count: int) -> int:
+    """Move up to `count` bytes between two fds, one of them a pipe, without waiting for the pipe.
+
+    Both fds move at their own file position. Retries EINTR.
+
+    Returns: bytes moved, 1..count; 0 only at end of input.
+    Raises: BlockingIOError  the source is empty or the sink full (EAGAIN does not say which).
+            OSError          EINVAL: fd type or O_APPEND sink refused, nothing moved.
+    Source: splice(2).
+    """
+    return os.splice(src, dst, count, flags=SPLICE_F_NONBLOCK)
+
+
+def tee(src: int, dst: int, count: int) -> int:
+    """Duplicate up to `count` bytes from the head of one pipe into another; nothing is consumed.
+
+    Returns: bytes duplicated, 1..count; 0 only when the source has no writer and is empty.
+    Raises: BlockingIOError  nothing to read, or no free slot in `dst`.
+            OSError          EINVAL: one of them is no pipe, or both are the same.
+    Source: tee(2).
+    """
+    from ctypes import c_size_t
+
+    from zpipe.kernel.libc import checked, signed
+
+    call = signed("tee")
+    while True:
+        try:
+            return checked(call(src, dst, c_size_t(count), SPLICE_F_NONBLOCK))
+        except InterruptedError:
+            continue
+
+
+def sendfile(src: int, dst: int, count: int) -> int:
+    """Send up to `count` bytes of a seekable fd to any fd that can be spliced to.
+
+    Both move at their own position; one call moves at most 2 GiB - 4 KiB. Retries EINTR.
+
+    Returns: bytes sent; 0 at end of file, and on some virtual files.
+    Raises: BlockingIOError  the sink is full.
+            OSError          EINVAL: the pair is not supported (source not seekable, O_APPEND).
+    Source: sendfile(2).
+    """
+    return os.sendfile(dst, src, None, count)
+
+
+def copy_file_range(src: int, dst: int, count: int) -> int:
+    """Copy up to `count` bytes between two regular files at their own positions.
+
+    The filesystem shares extents or copies on its own where it can; else the kernel splices.
+
+    Returns: bytes copied; 0 at end of file, and on virtual files, whatever they hold.
+    Raises: OSError  EXDEV: two filesystems; EINVAL: not regular; EBADF: O_APPEND sink.
+    Source: copy_file_range(2).
+    """
+    while True:
+        try:
+            return os.copy_file_range(src, dst, count)
+        except InterruptedError:
+            continue

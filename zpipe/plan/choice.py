@@ -1,0 +1,105 @@
+"""Choose the movers of one hop, in the order in which they are to be tried."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from zpipe.errors import UsageError
+from zpipe.movers import MOVERS, ON_REQUEST, mover_of
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from zpipe.facts import FdFacts
+    from zpipe.graph.model import Wishes
+    from zpipe.movers.contract import Cost, Fit
+
+
+@dataclass(frozen=True, slots=True)
+class Candidate:
+    """A mover that may serve, with its cost by the model and what the user should know of it."""
+
+    name: str
+    summary: str
+    cost: Cost
+    caveat: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Refusal:
+    """A mover that would be preferred, and why it is not even tried."""
+
+    name: str
+    why: str
+
+
+@dataclass(frozen=True, slots=True)
+class HopPlan:
+    """`candidates` in order, at least one; `refusals` are those preferred to the first of them."""
+
+    candidates: tuple[Candidate, ...]
+    refusals: tuple[Refusal, ...]
+
+    @property
+    def first(self) -> Candidate:
+        return self.candidates[0]
+
+
+def choose(source: FdFacts, sink: FdFacts, wishes: Wishes) -> HopPlan:
+    """Return the plan for a pair.
+
+    A mover that was asked for by name stands alone: where it refuses, the hop fails.
+
+    Raises: UsageError  the mover asked for cannot serve the pair, or none is left.
+    """
+    if wishes.via is not None:
+        fit = _fit(wishes.via, source, sink, wishes)
+        if not fit.ok:
+            raise UsageError(f"--via {wishes.via}: {fit.why}")
+        return HopPlan((_candidate(wishes.via, source, sink, fit),), ())
+    candidates: list[Candidate] = []
+    refusals: list[Refusal] = []
+    for name in _order(source, sink):
+        fit = _fit(name, source, sink, wishes)
+        if fit.ok and name in ON_REQUEST and not _asked(name, source, sink):
+            fit = _on_request(name)
+        if fit.ok:
+            candidates.append(_candidate(name, source, sink, fit))
+        elif not candidates:
+            refusals.append(Refusal(name, fit.why))
+    if not candidates:
+        reasons = "; ".join(f"{refusal.name}: {refusal.why}" for refusal in refusals)
+        raise UsageError(f"no mover is left: {reasons}")
+    return HopPlan(tuple(candidates), tuple(refusals))
+
+
+def _order(source: FdFacts, sink: FdFacts) -> tuple[str, ...]:
+    if _asked("direct", source, sink):
+        return ("direct", *(name for name in MOVERS if name != "direct"))
+    return MOVERS
+
+
+def _asked(name: str, source: FdFacts, sink: FdFacts) -> bool:
+    """An end with O_DIRECT, asked for or found, asks for the mover that keeps to its rules."""
+    return name == "direct" and (source.direct or sink.direct)
+
+
+def _on_request(name: str) -> Fit:
+    from zpipe.movers.contract import refuse
+
+    return refuse(f"only on request (--via {name})")
+
+
+def _fit(name: str, source: FdFacts, sink: FdFacts, wishes: Wishes) -> Fit:
+    from zpipe.movers.contract import refuse
+
+    if name in wishes.without:
+        return refuse(f"forbidden by --no-via {name}")
+    fit = mover_of(name).fits(source, sink)
+    if fit.ok and fit.by_reference and wishes.stable:
+        return refuse("its pages would go by reference, and --stable asks for copies")
+    return fit
+
+
+def _candidate(name: str, source: FdFacts, sink: FdFacts, fit: Fit) -> Candidate:
+    mover = mover_of(name)
+    return Candidate(name, mover.summary, mover.cost(source, sink), fit.caveat)

@@ -1,0 +1,108 @@
+"""Sizes, rates and durations as people write and read them.
+
+Sizes follow coreutils: K = KiB = 1024, KB = 1000, and so on up to E; decimals are allowed as long
+as the result is a whole number of bytes after rounding down. Durations: `250ms`, `10s`, `1h30m`;
+a bare number means seconds.
+"""
+
+from __future__ import annotations
+
+from zpipe.errors import UsageError
+
+_POWERS = {letter: power for power, letter in enumerate("KMGTPE", start=1)}
+_DURATIONS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
+_LARGEST = 2**63 - 1
+
+
+def parse_size(text: str) -> int:
+    """Return the number of bytes that `text` names, 0..2**63-1.
+
+    Raises: UsageError  not a size, negative, or too large for a file offset.
+    """
+    number, unit = _split(text)
+    factor = _size_factor(unit)
+    if number is None or factor is None:
+        raise UsageError(f"{text}: not a size: give a number with K, M, G, T, P or E (1024), or KB, MB ... (1000)")
+    size = int(number * factor) if "." in text else int(number) * factor
+    if size > _LARGEST:
+        raise UsageError(f"{text}: not a size: larger than a file can be (8 EiB)")
+    return size
+
+
+def parse_rate(text: str) -> int:
+    """Return bytes per second, at least 1; a trailing `/s` or `ps` is allowed.
+
+    Raises: UsageError  not a rate, or zero.
+    """
+    bare = text.removesuffix("/s").removesuffix("ps")
+    try:
+        rate = parse_size(bare)
+    except UsageError:
+        raise UsageError(f"{text}: not a rate: give a size per second, like 500K or 20M") from None
+    if rate == 0:
+        raise UsageError(f"{text}: not a rate: nothing would ever move")
+    return rate
+
+
+def parse_duration(text: str) -> float:
+    """Return seconds, more than 0.
+
+    Raises: UsageError  not a duration, or zero.
+    """
+    total, rest = 0.0, text.strip()
+    while rest:
+        number, tail = _split_number(rest)
+        unit = next((u for u in ("ms", "s", "m", "h", "d") if tail.startswith(u)), None)
+        if number is None or (unit is None and (tail or total)):
+            raise UsageError(f"{text}: not a duration: write it like 250ms, 10s or 1h30m")
+        total += number * _DURATIONS[unit or "s"]
+        rest = tail[len(unit or "") :]
+    if not 0 < total < 1e9:
+        raise UsageError(f"{text}: not a duration: it must be more than zero and less than 30 years")
+    return total
+
+
+def format_size(count: float) -> str:
+    """Return a size for people: exact bytes below 1024, then three digits and a binary unit."""
+    if count < 1024:
+        return f"{count:.0f} B"
+    value, power = float(count), 0
+    while value >= 1023.95 and power < 6:
+        value, power = value / 1024, power + 1
+    return f"{value:.{2 if value < 10 else 1 if value < 100 else 0}f} {'KMGTPE'[power - 1]}iB"
+
+
+def format_duration(seconds: float) -> str:
+    """Return a duration for people: `0.42 ms`, `3.1 s`, `2:05`, `1:02:03`."""
+    if seconds < 0.1:
+        return f"{seconds * 1000:.2f} ms"
+    if seconds < 60:
+        return f"{seconds:.2f} s"
+    whole = round(seconds)
+    hours, minutes, rest = whole // 3600, whole // 60 % 60, whole % 60
+    return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"
+
+
+def _size_factor(unit: str) -> int | None:
+    if unit in ("", "B"):
+        return 1
+    power = _POWERS.get(unit[0].upper())
+    if power is None or unit[1:] not in ("", "B", "iB"):
+        return None
+    return int((1000 if unit[1:] == "B" else 1024) ** power)
+
+
+def _split(text: str) -> tuple[float | None, str]:
+    number, unit = _split_number(text.strip())
+    return number, unit.strip()
+
+
+def _split_number(text: str) -> tuple[float | None, str]:
+    end = 0
+    while end < len(text) and (text[end] in "0123456789" or text[end] == "."):
+        end += 1
+    digits = text[:end]
+    if not digits.strip(".") or digits.count(".") > 1:
+        return None, text
+    # int first: a float would lose the low bits of sizes beyond 2**53
+    return (float(digits) if "." in digits else int(digits)), text[end:]
