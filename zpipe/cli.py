@@ -50,7 +50,12 @@ def main(arguments: list[str] | None = None) -> NoReturn:
 
 def _dispatch(words: list[str]) -> None:
     """Take the short way where there are two operands and no options, else parse."""
-    if len(words) == 3 and words[0] == "cp" and not _is_option(words[1]) and not _is_option(words[2]):
+    if (
+        len(words) == 3
+        and words[0] == "cp"
+        and not _is_option(words[1])
+        and not _is_option(words[2])
+    ):
         from zpipe.engine.small import copy_small
 
         _, src, dst = words

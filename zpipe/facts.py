@@ -6,7 +6,7 @@ came from. Facts are hints taken when the end was opened; the system call has th
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from zpipe.values import Value
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -34,8 +34,7 @@ NEVER_CLONES = frozenset({"ext", "tmpfs", "ramfs", "proc", "sysfs", "vfat", "dev
 COPIES_LOCALLY = frozenset({"ext", "tmpfs", "xfs", "btrfs"})
 
 
-@dataclass(frozen=True, slots=True)
-class FdFacts:
+class FdFacts(Value):
     """What an fd is and can do. Sizes in bytes; None is "not known" or "has none"."""
 
     type: FdType
@@ -93,8 +92,7 @@ class FdFacts:
         )
 
 
-@dataclass(frozen=True, slots=True)
-class OpenFd:
+class OpenFd(Value):
     """What a mover sees of an end: the number, its facts, and the name for messages.
 
     Bytes move at the fd's own file position, so that an inherited fd is left where its other

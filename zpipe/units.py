@@ -22,7 +22,9 @@ def parse_size(text: str) -> int:
     number, unit = _split(text)
     factor = _size_factor(unit)
     if number is None or factor is None:
-        raise UsageError(f"{text}: not a size: give a number with K, M, G, T, P or E (1024), or KB, MB ... (1000)")
+        raise UsageError(
+            f"{text}: not a size: give a number with K, M, G, T, P or E (1024) or KB, MB (1000)"
+        )
     size = int(number * factor) if "." in text else int(number) * factor
     if size > _LARGEST:
         raise UsageError(f"{text}: not a size: larger than a file can be (8 EiB)")
@@ -58,7 +60,9 @@ def parse_duration(text: str) -> float:
         total += number * _DURATIONS[unit or "s"]
         rest = tail[len(unit or "") :]
     if not 0 < total < 1e9:
-        raise UsageError(f"{text}: not a duration: it must be more than zero and less than 30 years")
+        raise UsageError(
+            f"{text}: not a duration: it must be more than zero and less than 30 years"
+        )
     return total
 
 

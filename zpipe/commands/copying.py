@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import sys
-from dataclasses import dataclass
 
 from zpipe.engine.copy import pair
 from zpipe.engine.feedback import Feedback
@@ -12,14 +11,14 @@ from zpipe.engine.run import run
 from zpipe.engine.stop import Signals
 from zpipe.errors import ZpipeError
 from zpipe.graph.model import Wishes
+from zpipe.values import Value
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from zpipe.engine.report import Fallback, HopReport, Report
 
 
-@dataclass(frozen=True, slots=True)
-class Shown:
+class Shown(Value):
     """What the user wants to see. `progress` is auto, always or never."""
 
     explain: bool = False

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
 
-class Quantity(click.ParamType):
+class Quantity(click.ParamType):  # type: ignore[type-arg,unused-ignore]
     """An option's value read by one of the parsers of units."""
 
     def __init__(self, name: str, parse: Callable[[str], float]):
@@ -65,7 +65,9 @@ Examples:
 @click.option("--length", type=SIZE, help="Stop after this many bytes.")
 @click.option("--append", is_flag=True, help="Add to the end of DST (O_APPEND), in place.")
 @click.option("--inplace", is_flag=True, help="Truncate DST and write to it, as cp does.")
-@click.option("--sync", is_flag=True, help="Make DST durable (fsync) before saying that it is done.")
+@click.option(
+    "--sync", is_flag=True, help="Make DST durable (fsync) before saying that it is done."
+)
 @click.option("--via", type=click.Choice(MOVERS), help="Move by this mover, or fail.")
 @click.option(
     "--no-via", type=click.Choice(MOVERS), multiple=True, help="Never by this one; repeatable."

@@ -1,4 +1,4 @@
-"""The plan and the outcome for people: which way the bytes went, what it cost, and why not faster."""
+"""The plan and the outcome for people: which way the bytes went, at what cost, and why."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def planned(source: str, sink: str, plan: HopPlan) -> str:
     first = plan.first
     lines = [f"{source} ── {first.name} ──▶ {sink}"]
     lines += _rows("plan", [f"{first.name}: {first.summary}"])
-    lines += _rows("refused", [f"{refusal.name}: {refusal.why}" for refusal in plan.refusals])
+    lines += _rows("refused", _refused(plan))
     others = [candidate.name for candidate in plan.candidates[1:]]
     lines += _rows("else", [", ".join(others)] if others else [])
     lines += _rows("cost", _cost(first.cost))
@@ -95,6 +95,14 @@ def _hop(hop: HopReport) -> list[str]:
     return lines
 
 
+def _refused(plan: HopPlan) -> list[str]:
+    """Return a text for each reason, with all the movers that have it."""
+    by_reason: dict[str, list[str]] = {}
+    for refusal in plan.refusals:
+        by_reason.setdefault(refusal.why, []).append(refusal.name)
+    return [f"{', '.join(names)}: {why}" for why, names in by_reason.items()]
+
+
 def _cost(cost: Cost) -> list[str]:
     return [
         f"{_times(cost.cpu_copies, 'CPU copy', 'CPU copies')} and"
@@ -116,6 +124,4 @@ def _number(value: float) -> str:
 
 def _rows(label: str, texts: Iterable[str]) -> list[str]:
     """Return lines with the label before the first one only."""
-    return [
-        f"  {label if place == 0 else '':<{_WIDE}}{text}" for place, text in enumerate(texts)
-    ]
+    return [f"  {label if place == 0 else '':<{_WIDE}}{text}" for place, text in enumerate(texts)]

@@ -9,11 +9,11 @@ from __future__ import annotations
 from importlib import import_module
 
 from zpipe.errors import UsageError
-from zpipe.graph.model import Endpoint
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from zpipe.endpoints.contract import EndpointKind
+    from zpipe.graph.model import Endpoint
 
 # scheme -> module; the order is that of the manual
 KINDS = {
@@ -45,6 +45,9 @@ def parse(text: str, *, sink: bool) -> Endpoint:
     Raises: UsageError  unknown scheme (with ://), an option that the kind does not have, an
                         address that cannot be, a kind that cannot stand at this side.
     """
+    # here, so that the package costs nothing to those who only replace a file
+    from zpipe.graph.model import Endpoint
+
     if text == "-":
         return Endpoint(text, "-", "")
     scheme, colon, rest = text.partition(":")
@@ -53,7 +56,9 @@ def parse(text: str, *, sink: bool) -> Endpoint:
     elif scheme not in KINDS:
         if rest.startswith("//"):
             known = ", ".join(name for name in KINDS if name != "-")
-            raise UsageError(f"{text}: unknown scheme {scheme}: known are {known}; a path: ./{text}")
+            raise UsageError(
+                f"{text}: unknown scheme {scheme}: known are {known}; a path: ./{text}"
+            )
         scheme = ""
     if not scheme:
         if not text:
@@ -82,7 +87,9 @@ def _split_options(text: str, rest: str, kind: EndpointKind) -> tuple[str, dict[
         name, equals, value = part.partition("=")
         if name not in kind.options:
             known = ", ".join(kind.options)
-            raise UsageError(f"{text}: unknown option {name or '(empty)'}: {kind.name}: has {known}")
+            raise UsageError(
+                f"{text}: unknown option {name or '(empty)'}: {kind.name}: has {known}"
+            )
         if not equals or not value:
             raise UsageError(f"{text}: option {name}: give a value, {name}=...")
         if name in options:

@@ -8,11 +8,11 @@ from __future__ import annotations
 
 import os
 from abc import ABC, abstractmethod
-from dataclasses import dataclass
 
 from zpipe.errors import TransferError, UsageError
 from zpipe.facts import FdFacts, OpenFd
 from zpipe.units import parse_duration, parse_size
+from zpipe.values import Value
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -41,8 +41,7 @@ class Waiter(ABC):
         """Tell the user what cannot wait until the report, such as the port that was chosen."""
 
 
-@dataclass(frozen=True, slots=True)
-class Opening:
+class Opening(Value):
     """What is asked of an end when it is opened.
 
     `mode` holds the permission bits for a file that is new; `refuse` is the source's device and
@@ -127,9 +126,7 @@ class EndpointKind(ABC):
         """
 
 
-def option(
-    endpoint: Endpoint, name: str, read: Callable[[str], T], default: T
-) -> T:
+def option(endpoint: Endpoint, name: str, read: Callable[[str], T], default: T) -> T:
     """Return an option's value read by `read`. Raises: UsageError  naming the endpoint."""
     if name not in endpoint.options:
         return default

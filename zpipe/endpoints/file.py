@@ -209,13 +209,13 @@ def seek(fd: int, offset: int, name: str) -> None:
 
 def asked_direct(facts: FdFacts) -> FdFacts:
     """Return the facts of an end for which O_DIRECT was asked."""
-    from dataclasses import replace
+    from zpipe.values import replace
 
     return replace(facts, direct=True)
 
 
 def _renewed(facts: FdFacts) -> FdFacts:
-    from dataclasses import replace
+    from zpipe.values import replace
 
     return replace(facts, fresh=True, size=0, allocated=0)
 

@@ -55,7 +55,9 @@ class Replacement:
         found = self._existing
         if found is not None:
             if refuse == (found.st_dev, found.st_ino):
-                raise UsageError(f"{path}: is the source itself: a file cannot be copied onto itself")
+                raise UsageError(
+                    f"{path}: is the source itself: a file cannot be copied onto itself"
+                )
             if stat.S_ISDIR(found.st_mode):
                 raise open_failed(path, "open", OSError(errno.EISDIR, ""))
         self.reason = "--inplace" if inplace else _in_place(self.path, found)

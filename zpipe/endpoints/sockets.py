@@ -35,6 +35,10 @@ class SocketEnd(End):
         super().__init__(fd, name, gather(fd))
         self._sink = sink
         self._linger = linger
+        if sink and self.facts.route == "lo":
+            replaced = network.do_not_pace(fd)
+            if replaced:
+                self.notes.append(f"loopback needs no pacing: reno instead of {replaced}")
 
     def finish(self, waiter: Waiter, *, complete: bool = True) -> None:
         if self._sink:

@@ -30,7 +30,9 @@ class Standard(EndpointKind):
         return end
 
     def preview(self, endpoint: Endpoint, *, sink: bool) -> FdFacts:
-        return preview_inherited(1, STANDARD_OUTPUT) if sink else preview_inherited(0, STANDARD_INPUT)
+        return (
+            preview_inherited(1, STANDARD_OUTPUT) if sink else preview_inherited(0, STANDARD_INPUT)
+        )
 
 
 KIND: EndpointKind = Standard()

@@ -34,9 +34,9 @@ def host_and_port(endpoint: Endpoint, *, any_host: bool = False) -> tuple[str, i
     return host, int(port)
 
 
-def resolve(endpoint: Endpoint, host: str, port: int, *, passive: bool = False) -> list[
-    tuple[int, object]
-]:
+def resolve(
+    endpoint: Endpoint, host: str, port: int, *, passive: bool = False
+) -> list[tuple[int, object]]:
     """Return (family, address) pairs of a host name.
 
     Raises: TransferError  it does not resolve.

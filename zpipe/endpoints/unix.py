@@ -26,7 +26,9 @@ def socket_address(endpoint: Endpoint) -> str | bytes:
     if encoded in (b"", b"@"):
         raise UsageError(f"{endpoint.text}: give a path, or @NAME")
     if len(encoded) > _LONGEST:
-        raise UsageError(f"{endpoint.text}: longer than {_LONGEST} bytes, the most of a UNIX address")
+        raise UsageError(
+            f"{endpoint.text}: longer than {_LONGEST} bytes, the most of a UNIX address"
+        )
     return b"\0" + encoded[1:] if encoded.startswith(b"@") else endpoint.address
 
 

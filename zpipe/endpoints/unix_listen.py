@@ -30,7 +30,10 @@ class UnixListen(EndpointKind):
     name = "unix-listen"
     form = "unix-listen:PATH, unix-listen:@NAME"
     summary = "Listens on a path or an abstract name, accepts one connection, removes the path."
-    options = {"mode": "permission bits of the path, in octal (0600)", "linger": sockets.LINGER_OPTION}
+    options = {
+        "mode": "permission bits of the path, in octal (0600)",
+        "linger": sockets.LINGER_OPTION,
+    }
 
     def check(self, endpoint: Endpoint, *, sink: bool) -> None:
         socket_address(endpoint)

@@ -45,6 +45,4 @@ def pair(src: str, dst: str, wishes: Wishes) -> Graph:
         name = os.path.basename(source.address.rstrip("/"))
         path = os.path.join(sink.address, name)
         sink = Endpoint(path, "file", path, sink.options)
-    return Graph(
-        (Node("source", source), Node("sink", sink)), (Edge("source", "sink", wishes),)
-    )
+    return Graph((Node("source", source), Node("sink", sink)), (Edge("source", "sink", wishes),))

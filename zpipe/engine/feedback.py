@@ -1,4 +1,4 @@
-"""What the engine tells while it works. The base says nothing; a front end overrides what it shows."""
+"""What the engine tells while it works; a front end overrides what it shows."""
 
 from __future__ import annotations
 

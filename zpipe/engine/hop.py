@@ -7,7 +7,6 @@ import os
 import select
 import time
 from contextlib import closing
-from dataclasses import replace
 
 from zpipe.engine.limiter import Limiter
 from zpipe.engine.report import Fallback, HopReport
@@ -24,6 +23,7 @@ from zpipe.kernel.changes import changes
 from zpipe.kernel.errnos import SINK_ONLY
 from zpipe.movers import mover_of
 from zpipe.movers.contract import Ended, FallBack, Moved, MoveFault, Tuning
+from zpipe.values import replace
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -118,8 +118,7 @@ class Hop:
                 self._account(transfer, mover.name)
                 self.report.calls += transfer.calls
                 self.report.notes += transfer.notes
-                if not self._source.facts.on_disk:
-                    self.report.lost = transfer.held
+                self._count_lost(transfer)
 
     def _drive(self, transfer: Transfer, name: str) -> bool:
         limiter, lease = self._limiter, self._lease
@@ -165,8 +164,7 @@ class Hop:
         if fired is None:
             what = "no data came" if end is source else "took no data"
             raise StalledError(
-                f"{end.name}: {what} for {self._wishes.stall_timeout:g} s;"
-                f" {self._delivered_text()}"
+                f"{end.name}: {what} for {self._wishes.stall_timeout:g} s; {self._delivered_text()}"
             )
         if end is source and source.fd not in fired:
             # the sink's reader has gone while there was nothing to read
@@ -211,6 +209,12 @@ class Hop:
         if transfer.delivered:
             self.report.bytes_by_mover[name] = transfer.delivered
 
+    def _count_lost(self, transfer: Transfer) -> None:
+        """What was taken from a file or made up can be had again; what came by a stream cannot."""
+        facts = self._source.facts
+        if not facts.on_disk and not facts.generated:
+            self.report.lost = transfer.held
+
     def _note_fallback(self, name: str, step: FallBack) -> None:
         fallback = Fallback(name, step.call, step.errno, self.report.moved)
         self.report.fallbacks.append(fallback)
@@ -237,14 +241,15 @@ class Hop:
     def _failure(self, fault: MoveFault, transfer: Transfer | None) -> TransferError:
         """Return the error that names the end, the act and the reason."""
         number = fault.error.errno
-        if transfer is not None and not self._source.facts.on_disk:
-            self.report.lost = transfer.held
+        if transfer is not None:
+            self._count_lost(transfer)
         side = fault.side or ("sink" if number in SINK_ONLY else None)
         if side == "source":
             self._check_unchanged()  # if so, that is the true reason
             where = f"{self._source.name}: {_act(fault.call, 'read')}"
         elif side == "sink":
-            where = f"{self._sink.name}: {_act(fault.call, 'write')}"
+            act = "write" if fault.side is None else _act(fault.call, "write")
+            where = f"{self._sink.name}: {act}"
         else:
             where = f"{self._source.name} -> {self._sink.name}: {fault.call}"
         # an error may have words of its own: a source that was cut
@@ -271,7 +276,9 @@ class Hop:
 
 def _act(call: str, usual: str) -> str:
     """Name the act for people: the call where it says more than read or write."""
-    return usual if call in ("readv", "read", "write", "preadv", "pwrite", "splice", "poll") else call
+    return (
+        usual if call in ("readv", "read", "write", "preadv", "pwrite", "splice", "poll") else call
+    )
 
 
 def _limit(source: End, wishes: Wishes) -> int | None:

@@ -7,7 +7,6 @@ source's stability is settled here: a private clone, a lease, or copies.
 from __future__ import annotations
 
 import os
-from dataclasses import replace
 
 from zpipe.endpoints import kind_of
 from zpipe.endpoints.contract import End, Opening
@@ -15,6 +14,7 @@ from zpipe.facts import NEVER_CLONES
 from zpipe.kernel.clone import clone
 from zpipe.kernel.errnos import CLONE_REFUSED, LEASE_REFUSED
 from zpipe.kernel.lease import Lease
+from zpipe.values import replace
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

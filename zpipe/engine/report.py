@@ -5,15 +5,15 @@ from __future__ import annotations
 import errno
 import os
 from collections import Counter
-from dataclasses import dataclass, field
+
+from zpipe.values import Value
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from zpipe.plan.choice import HopPlan
 
 
-@dataclass(frozen=True, slots=True)
-class Fallback:
+class Fallback(Value):
     """`mover` gave up because `call` answered `errno`; 0: the call moved nothing.
 
     `delivered` is how far the hop had come by then.
@@ -35,8 +35,7 @@ class Fallback:
         return f"{os.strerror(self.errno)} ({symbol})"
 
 
-@dataclass(frozen=True, slots=True)
-class Resources:
+class Resources(Value):
     """What this process used, all threads together (getrusage(2)); seconds and counts."""
 
     seconds: float
@@ -46,7 +45,6 @@ class Resources:
     involuntary_switches: int
 
 
-@dataclass(slots=True)
 class HopReport:
     """One hop: filled in while it runs, complete when it has ended.
 
@@ -54,28 +52,29 @@ class HopReport:
     `waited` holds seconds by what was waited for: source, sink, rate limit.
     """
 
-    source: str
-    sink: str
-    plan: HopPlan
-    expected: int | None = None
-    moved: int = 0
-    lost: int = 0
-    mover: str = ""
-    bytes_by_mover: Counter[str] = field(default_factory=Counter)
-    calls: Counter[str] = field(default_factory=Counter)
-    fallbacks: list[Fallback] = field(default_factory=list)
-    notes: list[str] = field(default_factory=list)
-    waited: dict[str, float] = field(default_factory=dict)
-    seconds: float = 0.0
-    complete: bool = False
+    def __init__(self, source: str, sink: str, plan: HopPlan, expected: int | None = None):
+        self.source = source
+        self.sink = sink
+        self.plan = plan
+        self.expected = expected
+        self.moved = 0
+        self.lost = 0
+        self.mover = ""
+        self.bytes_by_mover: Counter[str] = Counter()
+        self.calls: Counter[str] = Counter()
+        self.fallbacks: list[Fallback] = []
+        self.notes: list[str] = []
+        self.waited: dict[str, float] = {}
+        self.seconds = 0.0
+        self.complete = False
 
 
-@dataclass(slots=True)
 class Report:
     """A whole run."""
 
-    hops: list[HopReport] = field(default_factory=list)
-    resources: Resources = Resources(0, 0, 0, 0, 0)
+    def __init__(self) -> None:
+        self.hops: list[HopReport] = []
+        self.resources = Resources(0, 0, 0, 0, 0)
 
     @property
     def moved(self) -> int:

@@ -43,9 +43,7 @@ def run(graph: Graph, *, feedback: Feedback | None = None, stop: Stop | None = N
     return report
 
 
-def _run_edge(
-    graph: Graph, edge: Edge, feedback: Feedback, stop: Stop, report: Report
-) -> None:
+def _run_edge(graph: Graph, edge: Edge, feedback: Feedback, stop: Stop, report: Report) -> None:
     with ExitStack() as stack:
         waiter = EngineWaiter(stop, feedback, edge.wishes.stall_timeout)
         source, sink, wishes, lease = open_ends(graph, edge, waiter, stack)

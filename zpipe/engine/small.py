@@ -51,9 +51,7 @@ def copy_small(src: str, dst: str) -> int | None:
 
 def _copy(fd: int, src: str, dst: str) -> int:
     before = os.fstat(fd)
-    target = Replacement(
-        dst, mode=before.st_mode & 0o777, refuse=(before.st_dev, before.st_ino)
-    )
+    target = Replacement(dst, mode=before.st_mode & 0o777, refuse=(before.st_dev, before.st_ino))
     try:
         moved = _clone(fd, target.fd, before) or _read_and_write(fd, src, target.fd, dst)
         found = changes(before, os.fstat(fd))

@@ -1,4 +1,4 @@
-"""The engine's sleep: until an fd is ready, a signal comes, time passes, or nothing moves any more."""
+"""The engine's sleep: until an fd is ready, a signal comes, or the time is up."""
 
 from __future__ import annotations
 

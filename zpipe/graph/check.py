@@ -27,14 +27,18 @@ def check(graph: Graph) -> list[str]:
             problems.append(f"{edge.source}: is source and sink of one edge")
         wishes = edge.wishes
         if wishes.via is not None and wishes.via in wishes.without:
-            problems.append(f"{edge.source} -> {edge.sink}: {wishes.via} is both asked for and forbidden")
+            problems.append(
+                f"{edge.source} -> {edge.sink}: {wishes.via} is both asked for and forbidden"
+            )
         if wishes.append and wishes.inplace:
             problems.append(f"{edge.sink}: to append and to overwrite in place exclude each other")
     for name in known:
         if read[name] > 1:
             problems.append(f"{name}: is read by {read[name]} edges; each byte can be read once")
         if written[name] > 1:
-            problems.append(f"{name}: is written by {written[name]} edges, which would mix their bytes")
+            problems.append(
+                f"{name}: is written by {written[name]} edges, which would mix their bytes"
+            )
         if not read[name] and not written[name]:
             problems.append(f"{name}: no edge reads or writes it")
     if not graph.edges:

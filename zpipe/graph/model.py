@@ -6,33 +6,32 @@ joins a source to a sink; what an edge becomes when both are open is a hop.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from types import MappingProxyType
+
+from zpipe.values import Value
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
 
-@dataclass(frozen=True, slots=True)
-class Endpoint:
+class Endpoint(Value):
     """An address: `text` as the user wrote it, `kind` from the table of kinds, and its parts."""
 
     text: str
     kind: str
     address: str
-    options: Mapping[str, str] = field(default_factory=dict)
+    options: Mapping[str, str] = MappingProxyType({})
 
 
-@dataclass(frozen=True, slots=True)
-class Node:
+class Node(Value):
     """A place in the graph where bytes begin or end."""
 
     id: str
     endpoint: Endpoint
 
 
-@dataclass(frozen=True, slots=True)
-class Wishes:
+class Wishes(Value):
     """What the user asks of one hop.
 
     `offset`, `length`, `pipe_size` in bytes, `rate_limit` in bytes per second, `stall_timeout` in
@@ -53,8 +52,7 @@ class Wishes:
     pipe_size: int | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class Edge:
+class Edge(Value):
     """Bytes go from the node `source` to the node `sink`."""
 
     source: str
@@ -62,8 +60,7 @@ class Edge:
     wishes: Wishes = Wishes()
 
 
-@dataclass(frozen=True, slots=True)
-class Graph:
+class Graph(Value):
     """Nodes by their ids, and the edges between them."""
 
     nodes: tuple[Node, ...]

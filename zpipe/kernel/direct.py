@@ -32,7 +32,7 @@ def alignment(fd: int) -> int:
     memory, offset = struct.unpack_from("II", buffer, _DIO_MEM_ALIGN)
     if not mask & STATX_DIOALIGN or not offset:
         return ASSUMED_ALIGNMENT
-    return max(memory, offset)
+    return int(max(memory, offset))
 
 
 def set_direct(fd: int, on: bool) -> None:

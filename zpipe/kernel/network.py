@@ -84,3 +84,24 @@ def error_of(fd: int) -> int:
     """Return and clear the error that waits on a socket (SO_ERROR); 0 for none."""
     with socket.socket(fileno=os.dup(fd)) as end:
         return end.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
+
+
+def do_not_pace(fd: int) -> str | None:
+    """Take a connection that never leaves this machine out of a pacing congestion control.
+
+    bbr spreads packets over time for the sake of a network; on loopback there is none, and
+    sendfile measured seven times slower under it than under reno or cubic (Linux 6.18, 1 GiB).
+
+    Returns: the name of the congestion control that was replaced; None: it was left alone.
+    """
+    with socket.socket(fileno=os.dup(fd)) as end:
+        try:
+            name = end.getsockopt(socket.IPPROTO_TCP, socket.TCP_CONGESTION, 16)
+            now = name.partition(b"\0")[0].decode()
+            if not now.startswith("bbr"):
+                return None
+            # reno is part of every kernel and allowed to every user
+            end.setsockopt(socket.IPPROTO_TCP, socket.TCP_CONGESTION, b"reno")
+        except OSError:
+            return None
+    return now

@@ -10,7 +10,8 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections import Counter
-from dataclasses import dataclass
+
+from zpipe.values import Value
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -21,27 +22,26 @@ if TYPE_CHECKING:
     Side: TypeAlias = Literal["source", "sink"]
 
 
-@dataclass(frozen=True, slots=True)
 class Moved:
     """`count` bytes were taken by the sink."""
 
-    count: int
+    __slots__ = ("count",)
+
+    def __init__(self, count: int):
+        self.count = count
 
 
-@dataclass(frozen=True, slots=True)
-class Wait:
+class Wait(Value):
     """Nothing can be done until that end is ready."""
 
     side: Side
 
 
-@dataclass(frozen=True, slots=True)
-class Ended:
+class Ended(Value):
     """The source has ended, or the limit is reached, and the sink has taken everything."""
 
 
-@dataclass(frozen=True, slots=True)
-class FallBack:
+class FallBack(Value):
     """`call` refused this pair with `errno`; 0: it moved nothing where there was something."""
 
     call: str
@@ -66,8 +66,7 @@ class MoveFault(Exception):
         self.error = error
 
 
-@dataclass(frozen=True, slots=True)
-class Fit:
+class Fit(Value):
     """Whether a mover can serve a pair as far as facts tell; `why` not; a `caveat` if it does."""
 
     ok: bool
@@ -81,8 +80,7 @@ def refuse(why: str) -> Fit:
     return Fit(False, why)
 
 
-@dataclass(frozen=True, slots=True)
-class Cost:
+class Cost(Value):
     """What one byte costs, by the model of cost.py; not a measurement.
 
     CPU copies are memory copies by a processor, DMA copies are transfers by a device. Switches are
@@ -99,8 +97,7 @@ class Cost:
         return 2 * self.syscalls_per_mib
 
 
-@dataclass(frozen=True, slots=True)
-class Tuning:
+class Tuning(Value):
     """What a hop asks of its mover. `pipe_size` in bytes, None: as large as is useful."""
 
     pipe_size: int | None = None
@@ -170,9 +167,7 @@ class Mover(ABC):
         """Return the model's cost for this pair."""
 
     @abstractmethod
-    def begin(
-        self, source: OpenFd, sink: OpenFd, limit: int | None, tuning: Tuning
-    ) -> Transfer:
+    def begin(self, source: OpenFd, sink: OpenFd, limit: int | None, tuning: Tuning) -> Transfer:
         """Begin a transfer at the fds' own positions.
 
         Raises: OSError  what it needs cannot be had (EMFILE for a pipe); the next mover may do.

@@ -18,7 +18,6 @@ from zpipe.movers.contract import (
     WAIT_SINK,
     WAIT_SOURCE,
     Cost,
-    FallBack,
     Fit,
     Moved,
     MoveFault,
@@ -103,9 +102,7 @@ class Ring:
 class FromDisk(Transfer):
     """A thread reads ahead from a file; the caller writes, to a file or a stream."""
 
-    def __init__(
-        self, source: OpenFd, sink: OpenFd, limit: int | None, direct: tuple[bool, bool]
-    ):
+    def __init__(self, source: OpenFd, sink: OpenFd, limit: int | None, direct: tuple[bool, bool]):
         super().__init__(source, sink, limit)
         self._from = DirectFile(source, source.facts.position or 0)
         self._to: DirectFile | None = None
@@ -245,9 +242,7 @@ class ToDisk(Transfer):
                 return WAIT_SOURCE
             try:
                 self.calls["readv"] += 1
-                got = os.readv(
-                    self.source.fd, [self._buffer[self._filled : self._filled + room]]
-                )
+                got = os.readv(self.source.fd, [self._buffer[self._filled : self._filled + room]])
             except BlockingIOError:
                 return WAIT_SOURCE
             except OSError as error:

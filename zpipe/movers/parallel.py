@@ -14,7 +14,17 @@ from queue import SimpleQueue
 
 from zpipe.facts import COPIES_LOCALLY
 from zpipe.kernel.direct import aligned_buffer
-from zpipe.movers.contract import ENDED, Cost, Fit, Moved, MoveFault, Mover, Transfer, Tuning, refuse
+from zpipe.movers.contract import (
+    ENDED,
+    Cost,
+    Fit,
+    Moved,
+    MoveFault,
+    Mover,
+    Transfer,
+    Tuning,
+    refuse,
+)
 from zpipe.movers.cost import MIB, dma
 from zpipe.movers.plain import BUFFER
 
@@ -81,9 +91,7 @@ class ParallelTransfer(Transfer):
         second = count - first
         if second:
             self._work.put((begin + first, target + first, second))
-        done, fault = self._lanes[0].copy(
-            self.source.fd, self.sink.fd, begin, target, first
-        )
+        done, fault = self._lanes[0].copy(self.source.fd, self.sink.fd, begin, target, first)
         if second:
             more, late = self._results.get()
             if done == first:

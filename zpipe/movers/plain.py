@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 
 from zpipe.kernel.direct import aligned_buffer
-from zpipe.kernel.network import send_without_waiting
 from zpipe.movers.contract import (
     ENDED,
     WAIT_SINK,
@@ -90,6 +89,8 @@ class PlainTransfer(Transfer):
             data = data[:_WHILE_READY]
         try:
             if facts.may_block and facts.is_socket:
+                from zpipe.kernel.network import send_without_waiting
+
                 self.calls["sendto"] += 1
                 moved = send_without_waiting(self.sink.fd, data)
             else:

@@ -45,10 +45,10 @@ class ReflinkTransfer(Transfer):
                 return self.refused("ioctl(FICLONE)", error, CLONE_REFUSED, None)
             return self._advance(left)
         count = min(left, max(BLOCK, allowance - allowance % BLOCK))
-        if count < left or not self._to_end:
-            if count % BLOCK:
-                invalid = OSError(errno.EINVAL, "")
-                return self.refused("ioctl(FICLONERANGE)", invalid, CLONE_REFUSED, None)
+        if count % BLOCK and not (self._to_end and count == left):
+            # only the end of the file need not be aligned
+            invalid = OSError(errno.EINVAL, "")
+            return self.refused("ioctl(FICLONERANGE)", invalid, CLONE_REFUSED, None)
         begin, target = self._begin + self.delivered, self._target + self.delivered
         try:
             self.calls["ioctl(FICLONERANGE)"] += 1

@@ -86,7 +86,7 @@ def refused_by_splice(sink: FdFacts) -> str:
         return "the sink appends (O_APPEND), which splice refuses"
     if sink.device == (1, 7):
         return "/dev/full answers splice with EINVAL instead of ENOSPC"
-    if sink.type == "seqpacket" or sink.type == "datagram":
+    if sink.keeps_boundaries:
         return "the sink keeps message boundaries, which splice invents"
     if sink.type == "other":
         return "the kind of sink has no splice"

@@ -10,7 +10,6 @@ from __future__ import annotations
 import os
 
 from zpipe.kernel.errnos import SPLICE_REFUSED
-from zpipe.kernel.network import peek
 from zpipe.kernel.pipes import CAPACITY, Pipe
 from zpipe.kernel.transfer import SMALL, splice
 from zpipe.movers.contract import (
@@ -163,6 +162,8 @@ class SpliceTransfer(Transfer):
         """Believe a 0 from splice only when the source has really ended."""
         facts = self.source.facts
         if facts.type in ("tcp", "unix"):
+            from zpipe.kernel.network import peek
+
             try:
                 self.calls["recvfrom"] += 1
                 if peek(self.source.fd):

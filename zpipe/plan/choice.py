@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 from zpipe.errors import UsageError
 from zpipe.movers import MOVERS, ON_REQUEST, mover_of
+from zpipe.values import Value
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -14,8 +13,7 @@ if TYPE_CHECKING:
     from zpipe.movers.contract import Cost, Fit
 
 
-@dataclass(frozen=True, slots=True)
-class Candidate:
+class Candidate(Value):
     """A mover that may serve, with its cost by the model and what the user should know of it."""
 
     name: str
@@ -24,16 +22,14 @@ class Candidate:
     caveat: str = ""
 
 
-@dataclass(frozen=True, slots=True)
-class Refusal:
+class Refusal(Value):
     """A mover that would be preferred, and why it is not even tried."""
 
     name: str
     why: str
 
 
-@dataclass(frozen=True, slots=True)
-class HopPlan:
+class HopPlan(Value):
     """`candidates` in order, at least one; `refusals` are those preferred to the first of them."""
 
     candidates: tuple[Candidate, ...]

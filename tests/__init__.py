@@ -1,0 +1,1 @@
+"""Tests of zpipe: real files, pipes, sockets and processes; `tests/` mirrors `zpipe/`."""

@@ -1,0 +1,138 @@
+"""What the tests ask of the machine: programs, mounts, processes. Nothing here mocks the kernel.
+
+A test that needs what the machine does not have is skipped with a reason; in CI (`CI=true`) a
+missing program or privilege fails instead, since CI installs what it needs.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+from contextlib import contextmanager
+from pathlib import Path
+from typing import IO, TYPE_CHECKING, NoReturn
+
+import pytest
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+
+ZPIPE = [sys.executable, "-m", "zpipe"]
+ROOT = Path(__file__).resolve().parent.parent
+IN_CI = os.environ.get("CI") == "true"
+LONGEST = 60  # seconds that any one command of a test may take
+
+
+def missing(reason: str) -> NoReturn:
+    """Skip with a spoken reason, or fail where everything must be there."""
+    if IN_CI:
+        pytest.fail(f"CI lacks what this test needs: {reason}")
+    pytest.skip(reason)
+
+
+def need(program: str) -> str:
+    """Return the path of a program, or skip."""
+    found = shutil.which(program)
+    return found if found is not None else missing(f"{program} is not installed")
+
+
+def need_root() -> None:
+    """Skip unless the tests run as root."""
+    if os.geteuid() != 0:
+        missing("only root can do this")
+
+
+def environment(**more: str) -> dict[str, str]:
+    """Return an environment in which `python -m zpipe` finds this checkout, from any folder."""
+    return {**os.environ, "PYTHONPATH": str(ROOT), "LC_ALL": "C.UTF-8", **more}
+
+
+def zpipe(
+    *words: str | Path,
+    stdin: int | IO[bytes] | None = subprocess.DEVNULL,
+    data: bytes | None = None,
+    stdout: int | IO[bytes] = subprocess.PIPE,
+    cwd: Path | None = None,
+    env: dict[str, str] | None = None,
+    before: Sequence[str] = (),
+    pass_fds: Sequence[int] = (),
+) -> subprocess.CompletedProcess[bytes]:
+    """Run zpipe to its end; `before` is a command that runs it, such as strace."""
+    return subprocess.run(
+        [*before, *ZPIPE, *map(str, words)],
+        stdin=None if data is not None else stdin,
+        input=data,
+        stdout=stdout,
+        stderr=subprocess.PIPE,
+        cwd=cwd,
+        env=environment() if env is None else env,
+        timeout=LONGEST,
+        pass_fds=pass_fds,
+        check=False,
+    )
+
+
+@contextmanager
+def started(
+    *words: str | Path,
+    stdin: int | IO[bytes] | None = subprocess.DEVNULL,
+    stdout: int | IO[bytes] = subprocess.PIPE,
+    before: Sequence[str] = (),
+    pass_fds: Sequence[int] = (),
+    cwd: Path | None = None,
+) -> Iterator[subprocess.Popen[bytes]]:
+    """Run zpipe beside the test; it is killed at the end if it still runs."""
+    process = subprocess.Popen(
+        [*before, *ZPIPE, *map(str, words)],
+        stdin=stdin,
+        stdout=stdout,
+        stderr=subprocess.PIPE,
+        env=environment(),
+        pass_fds=pass_fds,
+        cwd=cwd,
+    )
+    try:
+        yield process
+    finally:
+        if process.poll() is None:
+            process.kill()
+        process.wait()
+        for stream in (process.stdin, process.stdout, process.stderr):
+            if stream is not None:
+                stream.close()
+
+
+def content(size: int, seed: int = 1) -> bytes:
+    """Return `size` bytes without a short period, the same for the same seed."""
+    import random
+
+    return random.Random(seed).randbytes(size)
+
+
+def leftovers(folder: Path) -> list[str]:
+    """Return the temporary names that a failed copy has left in a folder."""
+    return [name for name in os.listdir(folder) if ".zpipe-" in name]
+
+
+@contextmanager
+def mounted(kind: str, place: Path, size: int) -> Iterator[Path]:
+    """Mount a fresh tmpfs, or a btrfs, xfs or ext4 in a file, of `size` bytes."""
+    need_root()
+    place.mkdir(parents=True, exist_ok=True)
+    if kind == "tmpfs":
+        command = ["mount", "-t", "tmpfs", "-o", f"size={size}", "tmpfs", str(place)]
+    else:
+        image = place.parent / f"{place.name}.img"
+        with open(image, "wb") as file:
+            file.truncate(size)
+        subprocess.run([need(f"mkfs.{kind}"), "-q", str(image)], check=True, capture_output=True)
+        command = ["mount", "-o", "loop", str(image), str(place)]
+    done = subprocess.run(command, capture_output=True, check=False)
+    if done.returncode:
+        missing(f"mount {kind}: {done.stderr.decode().strip()}")
+    try:
+        yield place
+    finally:
+        subprocess.run(["umount", str(place)], check=True, capture_output=True)
