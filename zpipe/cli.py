@@ -77,7 +77,8 @@ def _dispatch_by_click(words: list[str]) -> None:
 
     try:
         group().main(words, prog_name="zpipe", standalone_mode=False)
-        sys.stdout.flush()
+        if sys.stdout is not None:  # it was closed before we began
+            sys.stdout.flush()
     except click.exceptions.NoArgsIsHelpError as error:
         print(error.format_message(), file=sys.stderr)
         sys.exit(2)

@@ -47,7 +47,7 @@ class FdFacts(Value):
     allocated: int | None = None  # bytes on disk of the whole file
     append: bool = False
     direct: bool = False  # O_DIRECT is set
-    align: int | None = None  # O_DIRECT alignment of offset, length and memory
+    align: int | None = None  # O_DIRECT alignment of offset, length and memory, where it was asked
     capacity: int | None = None  # of a pipe
     nonblocking: bool = False  # never blocks in the kernel
     owned: bool = True  # opened by us: its flags may be changed

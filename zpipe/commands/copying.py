@@ -40,7 +40,7 @@ class Console(Feedback):
 
     def said(self, text: str) -> None:
         self._clear()
-        print(f"zpipe: {text}", file=sys.stderr, flush=True)
+        _show(f"zpipe: {text}")
 
     def progress(self, hop: HopReport) -> None:
         if self._progress is not None:
@@ -55,14 +55,14 @@ class Console(Feedback):
         if self._shown.explain:
             from zpipe.commands.explain import planned
 
-            print(planned(hop.source, hop.sink, hop.plan), file=sys.stderr, flush=True)
+            _show(planned(hop.source, hop.sink, hop.plan))
 
     def closed(self, report: Report) -> None:
         self._clear()
         if self._shown.explain:
             from zpipe.commands.explain import happened
 
-            print(happened(report), file=sys.stderr, flush=True)
+            _show(happened(report))
 
     def close(self) -> None:
         """Leave the terminal as it was found."""
@@ -147,6 +147,23 @@ def carry(src: str, dst: str, wishes: Wishes, shown: Shown) -> None:
     finally:
         if console is not None:
             console.close()
+
+
+def _show(text: str) -> None:
+    """Write a line to stderr; where it is closed or nobody reads it, the bytes go on all the same.
+
+    Not by print: without sys.stderr that would write to standard output, which is data.
+    """
+    line = text + "\n"
+    try:
+        data = os.fsencode(line)
+    except UnicodeEncodeError:
+        # a locale without our arrows
+        data = line.encode(sys.getfilesystemencoding(), "backslashreplace")
+    try:
+        os.write(2, data)
+    except OSError:
+        pass
 
 
 def _progress(shown: Shown) -> _Progress | None:

@@ -21,7 +21,7 @@ def planned(source: str, sink: str, plan: HopPlan) -> str:
     """Return what is going to be done and why."""
     first = plan.first
     lines = [f"{source} ── {first.name} ──▶ {sink}"]
-    lines += _rows("plan", [f"{first.name}: {first.summary}"])
+    lines += _rows("plan", [first.summary])
     lines += _rows("refused", _refused(plan))
     others = [candidate.name for candidate in plan.candidates[1:]]
     lines += _rows("else", [", ".join(others)] if others else [])
@@ -88,7 +88,7 @@ def _hop(hop: HopReport) -> list[str]:
     total = sum(hop.calls.values())
     per_mib = f" ({total / (hop.moved / 2**20):.1f} a MiB)" if hop.moved >= 1 << 20 else ""
     calls = ", ".join(f"{name} {count}" for name, count in hop.calls.most_common())
-    lines += _rows("calls", [f"{total} system calls{per_mib}: {calls}"] if total else [])
+    lines += _rows("calls", [f"{total} system call{'' if total == 1 else 's'}{per_mib}: {calls}"] if total else [])
     waits = [f"{format_duration(span)} for the {name}" for name, span in hop.waited.items()]
     lines += _rows("waited", [", ".join(waits)] if waits else [])
     lines += _rows("note", hop.notes)

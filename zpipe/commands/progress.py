@@ -33,7 +33,9 @@ class Progress:
         if self._display is None:
             self._display = self._start()
         if self._task is None:
-            self._task = self._display.add_task(f"{hop.source} -> {hop.sink}", total=hop.expected)
+            self._task = self._display.add_task(
+                f"{hop.source} -> {hop.sink}", total=hop.expected, mover=hop.mover
+            )
         self._display.update(self._task, completed=hop.moved, mover=hop.mover)
         self._display.refresh()
 

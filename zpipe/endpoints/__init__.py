@@ -6,8 +6,6 @@ by name on first use. No kind knows how bytes move, or what stands at the other 
 
 from __future__ import annotations
 
-from importlib import import_module
-
 from zpipe.errors import UsageError
 
 TYPE_CHECKING = False
@@ -35,6 +33,8 @@ _WITH_SLASHES = frozenset({"tcp", "tcp-listen"})
 
 def kind_of(name: str) -> EndpointKind:
     """Return the kind that a scheme names. Raises: KeyError  there is none."""
+    from importlib import import_module
+
     kind: EndpointKind = import_module(f"zpipe.endpoints.{KINDS[name]}").KIND
     return kind
 

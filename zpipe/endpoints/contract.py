@@ -25,7 +25,12 @@ if TYPE_CHECKING:
 
 
 class Waiter(ABC):
-    """The engine's way to sleep, lent to ends while they open and finish."""
+    """The engine's way to sleep, lent to ends while they open and finish.
+
+    `patience` is the stall timeout in seconds, None: for ever.
+    """
+
+    patience: float | None = None
 
     @abstractmethod
     def wait(
@@ -36,6 +41,10 @@ class Waiter(ABC):
         Raises: Interrupted   a signal asked for the end.
                 StalledError  the stall timeout passed; names `name` and `act`.
         """
+
+    @abstractmethod
+    def pause(self, seconds: float) -> None:
+        """Sleep for a while. Raises: Interrupted  a signal asked for the end."""
 
     def say(self, text: str) -> None:
         """Tell the user what cannot wait until the report, such as the port that was chosen."""
@@ -72,6 +81,10 @@ class End:
     def port(self) -> OpenFd:
         """Return what a mover may see of this end."""
         return OpenFd(self.fd, self.facts, self.name)
+
+    def last_words(self, waiter: Waiter) -> str:
+        """Return what is known of why nobody takes bytes any more, in brackets, or ''."""
+        return ""
 
     def finish(self, waiter: Waiter, *, complete: bool = True) -> None:
         """Make it final: shut down, sync, rename into place, reap the child.

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from zpipe.endpoints.contract import Waiter
     from zpipe.graph.model import Endpoint
 
+_LAST_WORDS = 0.2  # seconds for a child that has closed its input to end, and say how
 _GRACE = 1.0  # seconds between SIGTERM and SIGKILL for a child whose transfer failed
 
 
@@ -38,6 +39,17 @@ class ExecEnd(End):
         os.set_blocking(fd, False)
         super().__init__(fd, name, gather(fd))
 
+    def last_words(self, waiter: Waiter) -> str:
+        child = self._child
+        if child is None:
+            return ""
+        handle = os.pidfd_open(child.pid)
+        try:
+            ended = waiter.wait(handle, self.name, "wait for its end", timeout=_LAST_WORDS)
+        finally:
+            os.close(handle)
+        return f" ({_how(child.wait())})" if ended else ""
+
     def finish(self, waiter: Waiter, *, complete: bool = True) -> None:
         super().close()
         child = self._child
@@ -52,9 +64,7 @@ class ExecEnd(End):
         # a source that was not read to its end is told so by SIGPIPE: that is no failure
         if status == 0 or (status == -signal.SIGPIPE and not self._sink and not complete):
             return
-        if status < 0:
-            raise TransferError(f"{self.name}: died of {signal.Signals(-status).name}")
-        raise TransferError(f"{self.name}: exit status {status}")
+        raise TransferError(f"{self.name}: {_how(status)}")
 
     def close(self) -> None:
         super().close()
@@ -67,6 +77,11 @@ class ExecEnd(End):
         except subprocess.TimeoutExpired:
             child.kill()
             child.wait()
+
+
+def _how(status: int) -> str:
+    """Tell how a child ended."""
+    return f"died of {signal.Signals(-status).name}" if status < 0 else f"exit status {status}"
 
 
 def _words(endpoint: Endpoint) -> list[str]:

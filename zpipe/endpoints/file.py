@@ -10,7 +10,6 @@ import errno
 import os
 import stat
 
-from zpipe.endpoints import fifo
 from zpipe.endpoints.contract import End, EndpointKind, Opening, flag, mode, option, size_option
 from zpipe.endpoints.gather import gather, identity, preview_path
 from zpipe.endpoints.replace import Replacement
@@ -95,6 +94,8 @@ class File(EndpointKind):
         try:
             kind = os.stat(path).st_mode
             if stat.S_ISFIFO(kind):
+                from zpipe.endpoints import fifo
+
                 return fifo.open_source(path, endpoint.text, opening, offset)
             if stat.S_ISSOCK(kind):
                 raise TransferError(f"{path}: open: is a socket; to connect, write unix:{path}")
@@ -126,6 +127,8 @@ class File(EndpointKind):
         except OSError:
             kind = 0
         if stat.S_ISFIFO(kind):
+            from zpipe.endpoints import fifo
+
             return fifo.open_sink(path, endpoint.text, opening)
         if stat.S_ISSOCK(kind):
             raise TransferError(f"{path}: open: is a socket; to connect, write unix:{path}")
@@ -233,7 +236,6 @@ def _like_directory(path: str) -> FdFacts:
             size=0,
             identity=(info.st_dev, 0),
             allocated=0,
-            align=4096,
             fresh=True,
             filesystem=filesystem(fd),
         )

@@ -7,7 +7,6 @@ import stat
 
 from zpipe.facts import FdFacts
 from zpipe.kernel import inspect, pipes
-from zpipe.kernel.transfer import SMALL
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -46,7 +45,6 @@ def gather(fd: int, *, owned: bool = True, fresh: bool = False) -> FdFacts:
         allocated=info.st_blocks * 512 if kind == "regular" else None,
         append=bool(flags & os.O_APPEND),
         direct=bool(flags & os.O_DIRECT),
-        align=_alignment(fd) if on_disk and (size is None or size > SMALL or fresh) else None,
         capacity=pipes.get_capacity(fd) if kind == "pipe" else None,
         nonblocking=bool(flags & os.O_NONBLOCK),
         owned=owned,
@@ -122,12 +120,6 @@ def _socket_type(fd: int) -> FdType:
         if end.type == socket.SOCK_SEQPACKET:
             return "seqpacket"
         return "datagram" if end.type == socket.SOCK_DGRAM else "other"
-
-
-def _alignment(fd: int) -> int:
-    from zpipe.kernel.direct import alignment
-
-    return alignment(fd)
 
 
 def _route(fd: int) -> tuple[str | None, bool | None]:

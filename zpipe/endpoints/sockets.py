@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import os
 import socket
+import time
 
 from zpipe.endpoints.contract import End
 from zpipe.endpoints.gather import gather
@@ -110,40 +111,46 @@ def deliver(fd: int, name: str, waiter: Waiter, linger: float = LINGER) -> None:
     """Shut down sending, and see every byte acknowledged by the peer's kernel.
 
     What the peer still sends is read and dropped: closing over unread bytes would send a reset,
-    and that destroys what the peer has not read yet. Then waits up to `linger` seconds for the
-    peer to close.
+    and that destroys what the peer has not read yet. Once all is acknowledged, waits up to
+    `linger` seconds for the peer to close; one that has only half-closed is still sent to.
 
     Raises: TransferError  the connection broke; how many bytes were left is in the text.
+            StalledError   for the stall timeout the peer has acknowledged nothing.
     """
-    facts_left = 0
+    left = 0
     try:
         with socket.socket(fileno=os.dup(fd)) as end:
-            try:
-                end.shutdown(socket.SHUT_WR)
-            except OSError as error:
-                if error.errno != errno.ENOTCONN or network.error_of(fd):
-                    raise
-                return  # a datagram socket without a peer, or a peer that closed in order
             if end.type != socket.SOCK_STREAM:
                 return
-            left = inspect.unsent(fd)
-            while left or linger > 0:
-                facts_left = left
-                if _drop_input(fd):
-                    # the peer has closed: what it did not acknowledge by now it never will read
-                    left = inspect.unsent(fd)
-                    if left:
-                        raise OSError(errno.EPIPE, "")
-                    return
-                before, span = left, _GLANCE if left else linger
-                if not waiter.wait(fd, name, "wait for the peer", timeout=span) and not left:
-                    return
-                left = inspect.unsent(fd)
-                if left == before == 0 and span == linger:
-                    # something came that was not the end: go on waiting, but not for ever
-                    linger -= _GLANCE
+            # what lies in the queue of a UNIX peer stays there when this side is closed
+            counts = end.family != socket.AF_UNIX
+            end.shutdown(socket.SHUT_WR)
+        closed = False
+        until: float | None = None
+        moving = time.monotonic()
+        while True:
+            closed = closed or _drop_input(fd)
+            if error := network.error_of(fd):
+                raise OSError(error, "")
+            before, left = left, inspect.unsent(fd) if counts else 0
+            now = time.monotonic()
+            if left:
+                if left != before:
+                    moving = now
+                elif waiter.patience is not None and now - moving >= waiter.patience:
+                    raise StalledError(
+                        f"{name}: shut down: stalled for {waiter.patience:g} s:"
+                        f" {left} bytes are not acknowledged"
+                    )
+                # no event tells of an acknowledgement
+                waiter.pause(_GLANCE)
+                continue
+            until = now + linger if until is None else until
+            if closed or now >= until:
+                return
+            waiter.wait(fd, name, "wait for the peer to close", timeout=until - now)
     except OSError as error:
-        lost = f"; up to {facts_left} bytes did not reach it" if facts_left else ""
+        lost = f"; up to {left} bytes did not reach it" if left else ""
         raise TransferError(
             f"{name}: shut down: {reason(error)}: the peer may not have read everything{lost}",
             errno=error.errno,

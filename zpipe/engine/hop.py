@@ -171,7 +171,12 @@ class Hop:
             raise self._gone()
 
     def _gone(self) -> TransferError:
-        return self._failure(MoveFault("poll", "sink", OSError(errno.EPIPE, "")), None)
+        number = errno.EPIPE
+        if self._sink.facts.is_socket:
+            from zpipe.kernel.network import error_of
+
+            number = error_of(self._sink.fd) or number
+        return self._failure(MoveFault("poll", "sink", OSError(number, "")), None)
 
     def _wait_for_credit(self, limiter: Limiter) -> int:
         while not (allowance := limiter.allowance()):
@@ -254,6 +259,8 @@ class Hop:
             where = f"{self._source.name} -> {self._sink.name}: {fault.call}"
         # an error may have words of its own: a source that was cut
         why = fault.error.strerror or reason(fault.error)
+        if side == "sink" and number == errno.EPIPE:
+            why += self._sink.last_words(self._waiter)
         text = f"{where}: {why}; {self._delivered_text()}"
         if number == errno.EPIPE and side == "sink" and self._sink.quiet_pipe:
             return ConsumerGone(text, delivered=self.report.moved, errno=number)

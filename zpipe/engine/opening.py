@@ -10,6 +10,7 @@ import os
 
 from zpipe.endpoints import kind_of
 from zpipe.endpoints.contract import End, Opening
+from zpipe.errors import UsageError
 from zpipe.facts import NEVER_CLONES
 from zpipe.kernel.clone import clone
 from zpipe.kernel.errnos import CLONE_REFUSED, LEASE_REFUSED
@@ -36,6 +37,10 @@ def open_ends(
     wishes = edge.wishes
     at_source = graph.node(edge.source).endpoint
     at_sink = graph.node(edge.sink).endpoint
+    if at_sink.kind != "file":
+        for asked, name in ((wishes.append, "--append"), (wishes.inplace, "--inplace")):
+            if asked:
+                raise UsageError(f"{at_sink.text}: {name} is for a file that a path names")
     source = kind_of(at_source.kind).open_source(at_source, Opening(waiter, offset=wishes.offset))
     stack.callback(source.close)
     mode = 0o666
@@ -58,6 +63,11 @@ def open_ends(
             stack.callback(lease.release)
         else:
             wishes = replace(wishes, stable=True)
+    for end in (source, sink):
+        if end.facts.on_disk and (wishes.via == "direct" or end.facts.direct):
+            from zpipe.kernel.direct import alignment
+
+            end.facts = replace(end.facts, align=alignment(end.fd))
     if wishes.stable and source.facts.type == "regular" and sink.facts.holds_references:
         _use_clone(source)
     return source, sink, wishes, lease

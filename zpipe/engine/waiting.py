@@ -23,12 +23,15 @@ class EngineWaiter(Waiter):
     def __init__(self, stop: Stop, feedback: Feedback, stall_timeout: float | None):
         self._stop = stop
         self._feedback = feedback
-        self._stall = stall_timeout
+        self._stall = self.patience = stall_timeout
         self.polls = 0
         self.tick: Callable[[], None] | None = None
 
     def say(self, text: str) -> None:
         self._feedback.said(text)
+
+    def pause(self, seconds: float) -> None:
+        self.sleep({}, seconds)
 
     def wait(
         self, fd: int, name: str, act: str, *, write: bool = False, timeout: float | None = None

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import fcntl
-import struct
 
 FICLONE = 0x40049409  # in the fcntl module only since Python 3.12
 FICLONERANGE = 0x4020940D
@@ -29,4 +28,6 @@ def clone_range(src: int, dst: int, offset: int, count: int, target: int) -> Non
     Raises: OSError  as `clone`, and EINVAL for a range that is not aligned or past the end.
     Source: ioctl_ficlonerange(2).
     """
-    fcntl.ioctl(dst, FICLONERANGE, struct.pack("qQQQ", src, offset, count, target))
+    from struct import pack
+
+    fcntl.ioctl(dst, FICLONERANGE, pack("qQQQ", src, offset, count, target))

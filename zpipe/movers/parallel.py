@@ -9,8 +9,6 @@ that what the sink holds between steps is always a prefix.
 from __future__ import annotations
 
 import os
-import threading
-from queue import SimpleQueue
 
 from zpipe.facts import COPIES_LOCALLY
 from zpipe.kernel.direct import aligned_buffer
@@ -73,6 +71,10 @@ class ParallelTransfer(Transfer):
     """Rounds of two ranges: the first by the caller's thread, the second by a worker."""
 
     def __init__(self, source: OpenFd, sink: OpenFd, limit: int | None):
+        # here: a plan that only considers this mover does not load them
+        import threading
+        from queue import SimpleQueue
+
         super().__init__(source, sink, limit)
         self._begin = source.facts.position or 0
         self._target = os.lseek(sink.fd, 0, os.SEEK_CUR)

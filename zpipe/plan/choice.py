@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from zpipe.errors import UsageError
 from zpipe.movers import MOVERS, ON_REQUEST, mover_of
+from zpipe.movers.contract import refuse
 from zpipe.values import Value
 
 TYPE_CHECKING = False
@@ -55,9 +56,10 @@ def choose(source: FdFacts, sink: FdFacts, wishes: Wishes) -> HopPlan:
     candidates: list[Candidate] = []
     refusals: list[Refusal] = []
     for name in _order(source, sink):
-        fit = _fit(name, source, sink, wishes)
-        if fit.ok and name in ON_REQUEST and not _asked(name, source, sink):
-            fit = _on_request(name)
+        if name in ON_REQUEST and not _asked(name, source, sink):
+            fit = refuse(f"only on request (--via {name})")
+        else:
+            fit = _fit(name, source, sink, wishes)
         if fit.ok:
             candidates.append(_candidate(name, source, sink, fit))
         elif not candidates:
@@ -79,15 +81,7 @@ def _asked(name: str, source: FdFacts, sink: FdFacts) -> bool:
     return name == "direct" and (source.direct or sink.direct)
 
 
-def _on_request(name: str) -> Fit:
-    from zpipe.movers.contract import refuse
-
-    return refuse(f"only on request (--via {name})")
-
-
 def _fit(name: str, source: FdFacts, sink: FdFacts, wishes: Wishes) -> Fit:
-    from zpipe.movers.contract import refuse
-
     if name in wishes.without:
         return refuse(f"forbidden by --no-via {name}")
     fit = mover_of(name).fits(source, sink)
