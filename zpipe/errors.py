@@ -65,10 +65,13 @@ class Interrupted(ZpipeError):
 
 
 def signal_name(signum: int) -> str:
-    """Return `SIGINT` for 2, and so on."""
+    """Return `SIGINT` for 2, and so on; `signal 40` for one that has no name."""
     import signal
 
-    return signal.Signals(signum).name
+    try:
+        return signal.Signals(signum).name
+    except ValueError:
+        return f"signal {signum}"  # a real-time signal
 
 
 def reason(error: OSError) -> str:

@@ -12,6 +12,7 @@ from zpipe.errors import UsageError
 _POWERS = {letter: power for power, letter in enumerate("KMGTPE", start=1)}
 _DURATIONS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
 _LARGEST = 2**63 - 1
+_LONGEST = 300  # digits: a float still holds it
 
 
 def parse_size(text: str) -> int:
@@ -19,13 +20,15 @@ def parse_size(text: str) -> int:
 
     Raises: UsageError  not a size, negative, or too large for a file offset.
     """
-    number, unit = _split(text)
-    factor = _size_factor(unit)
+    number, unit = _split_number(text.strip())
+    factor = _size_factor(unit.strip())
     if number is None or factor is None:
         raise UsageError(
             f"{text}: not a size: give a number with K, M, G, T, P or E (1024) or KB, MB (1000)"
         )
-    size = int(number * factor) if "." in text else int(number) * factor
+    # in integers: a float would turn 1.001KB into 1000
+    digits, scale = number
+    size = digits * factor // scale
     if size > _LARGEST:
         raise UsageError(f"{text}: not a size: larger than a file can be (8 EiB)")
     return size
@@ -52,12 +55,14 @@ def parse_duration(text: str) -> float:
     Raises: UsageError  not a duration, or zero.
     """
     total, rest = 0.0, text.strip()
+    whole = rest
     while rest:
         number, tail = _split_number(rest)
         unit = next((u for u in ("ms", "s", "m", "h", "d") if tail.startswith(u)), None)
-        if number is None or (unit is None and (tail or total)):
+        if number is None or (unit is None and (tail or rest != whole)):
             raise UsageError(f"{text}: not a duration: write it like 250ms, 10s or 1h30m")
-        total += number * _DURATIONS[unit or "s"]
+        digits, scale = number
+        total += digits / scale * _DURATIONS[unit or "s"]
         rest = tail[len(unit or "") :]
     if not 0 < total < 1e9:
         raise UsageError(
@@ -68,19 +73,21 @@ def parse_duration(text: str) -> float:
 
 def format_size(count: float) -> str:
     """Return a size for people: exact bytes below 1024, then three digits and a binary unit."""
-    if count < 1024:
+    if count < 1023.5:
         return f"{count:.0f} B"
     value, power = float(count), 0
-    while value >= 1023.95 and power < 6:
+    # the bounds are those at which rounding would give a fourth digit
+    while value >= 1023.5 and power < 6:
         value, power = value / 1024, power + 1
-    return f"{value:.{2 if value < 10 else 1 if value < 100 else 0}f} {'KMGTPE'[power - 1]}iB"
+    digits = 2 if value < 9.995 else 1 if value < 99.95 else 0
+    return f"{value:.{digits}f} {'KMGTPE'[power - 1]}iB"
 
 
 def format_duration(seconds: float) -> str:
-    """Return a duration for people: `0.42 ms`, `3.1 s`, `2:05`, `1:02:03`."""
-    if seconds < 0.1:
+    """Return a duration for people: `0.42 ms`, `3.10 s`, `2:05`, `1:02:03`."""
+    if seconds < 0.099995:
         return f"{seconds * 1000:.2f} ms"
-    if seconds < 60:
+    if seconds < 59.995:
         return f"{seconds:.2f} s"
     whole = round(seconds)
     hours, minutes, rest = whole // 3600, whole // 60 % 60, whole % 60
@@ -96,17 +103,13 @@ def _size_factor(unit: str) -> int | None:
     return int((1000 if unit[1:] == "B" else 1024) ** power)
 
 
-def _split(text: str) -> tuple[float | None, str]:
-    number, unit = _split_number(text.strip())
-    return number, unit.strip()
-
-
-def _split_number(text: str) -> tuple[float | None, str]:
+def _split_number(text: str) -> tuple[tuple[int, int] | None, str]:
+    """Split off a decimal number, as digits and the power of ten to divide them by."""
     end = 0
     while end < len(text) and (text[end] in "0123456789" or text[end] == "."):
         end += 1
-    digits = text[:end]
-    if not digits.strip(".") or digits.count(".") > 1:
+    number = text[:end]
+    if not number.strip(".") or number.count(".") > 1 or len(number) > _LONGEST:
         return None, text
-    # int first: a float would lose the low bits of sizes beyond 2**53
-    return (float(digits) if "." in digits else int(digits)), text[end:]
+    whole, _, fraction = number.partition(".")
+    return (int(whole + fraction), 10 ** len(fraction)), text[end:]

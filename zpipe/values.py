@@ -37,8 +37,9 @@ class Value:
         own = self.__dict__
         own.update(zip(fields, values, strict=False))
         own.update(named)
+        surplus = len(own) != len(values) + len(named)  # too many, or one by place and by name
         missing = [name for name in fields if name not in own and not hasattr(type(self), name)]
-        if missing or len(values) > len(fields) or any(name not in fields for name in named):
+        if missing or surplus or any(name not in fields for name in named):
             raise TypeError(f"{type(self).__name__}: its fields are {', '.join(fields)}")
 
     def __setattr__(self, name: str, value: object) -> None:

@@ -15,6 +15,7 @@ from zpipe.values import Value
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from zpipe.commands.progress import Lines, Progress
     from zpipe.engine.report import Fallback, HopReport, Report
 
 
@@ -166,7 +167,7 @@ def _show(text: str) -> None:
         pass
 
 
-def _progress(shown: Shown) -> _Progress | None:
+def _progress(shown: Shown) -> Progress | Lines | None:
     """Return the progress display where one is wanted and can be seen."""
     if shown.quiet or shown.progress == "never":
         return None
@@ -176,10 +177,8 @@ def _progress(shown: Shown) -> _Progress | None:
                 return None
         except OSError:
             return None
-    from zpipe.commands.progress import Progress
+    from zpipe.commands.progress import Lines, Progress
 
+    if not os.isatty(2):
+        return Lines(_show)
     return Progress(at_once=shown.progress == "always")
-
-
-if TYPE_CHECKING:
-    from zpipe.commands.progress import Progress as _Progress

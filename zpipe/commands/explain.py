@@ -26,6 +26,7 @@ def planned(source: str, sink: str, plan: HopPlan) -> str:
     others = [candidate.name for candidate in plan.candidates[1:]]
     lines += _rows("else", [", ".join(others)] if others else [])
     lines += _rows("cost", _cost(first.cost))
+    lines += _rows("route", plan.notes)
     lines += _rows("caveat", [first.caveat] if first.caveat else [])
     return "\n".join(lines)
 
@@ -88,7 +89,8 @@ def _hop(hop: HopReport) -> list[str]:
     total = sum(hop.calls.values())
     per_mib = f" ({total / (hop.moved / 2**20):.1f} a MiB)" if hop.moved >= 1 << 20 else ""
     calls = ", ".join(f"{name} {count}" for name, count in hop.calls.most_common())
-    lines += _rows("calls", [f"{total} system call{'' if total == 1 else 's'}{per_mib}: {calls}"] if total else [])
+    noun = "system call" if total == 1 else "system calls"
+    lines += _rows("calls", [f"{total} {noun}{per_mib}: {calls}"] if total else [])
     waits = [f"{format_duration(span)} for the {name}" for name, span in hop.waited.items()]
     lines += _rows("waited", [", ".join(waits)] if waits else [])
     lines += _rows("note", hop.notes)
@@ -107,8 +109,8 @@ def _cost(cost: Cost) -> list[str]:
     return [
         f"{_times(cost.cpu_copies, 'CPU copy', 'CPU copies')} and"
         f" {_times(cost.dma_copies, 'DMA copy', 'DMA copies')} of each byte, by the model",
-        f"about {_number(cost.syscalls_per_mib)} system calls a MiB,"
-        f" {_number(cost.switches_per_mib)} switches between user and kernel mode",
+        f"about {_number(cost.syscalls_per_mib)} system calls and"
+        f" {_number(cost.switches_per_mib)} switches between user and kernel mode per MiB",
     ]
 
 
@@ -117,9 +119,7 @@ def _times(count: float, one: str, many: str) -> str:
 
 
 def _number(value: float) -> str:
-    if value < 0.001:
-        return "0"
-    return f"{value:.3g}"
+    return f"{value:.2g}" if value < 10 else f"{value:.0f}"
 
 
 def _rows(label: str, texts: Iterable[str]) -> list[str]:

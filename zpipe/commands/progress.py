@@ -8,8 +8,10 @@ from zpipe.units import format_duration, format_size
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from rich.progress import Progress as RichProgress
-    from rich.progress import TaskID
+    from rich.progress import Task, TaskID
 
     from zpipe.engine.report import HopReport
 
@@ -50,12 +52,21 @@ class Progress:
         from rich.progress import (
             BarColumn,
             DownloadColumn,
+            ProgressColumn,
             TextColumn,
             TimeRemainingColumn,
-            TransferSpeedColumn,
         )
         from rich.progress import Progress as RichProgress
         from rich.table import Column
+        from rich.text import Text
+
+        class Speed(ProgressColumn):
+            """In the units of the bytes beside it; rich's own column counts by thousands."""
+
+            def render(self, task: Task) -> Text:
+                speed = task.speed
+                text = f"{format_size(speed)}/s" if speed else ""
+                return Text(text, style="progress.data.speed")
 
         display = RichProgress(
             TextColumn(
@@ -65,7 +76,7 @@ class Progress:
             ),
             BarColumn(bar_width=20),
             DownloadColumn(binary_units=True),
-            TransferSpeedColumn(),
+            Speed(),
             TimeRemainingColumn(),
             TextColumn("{task.fields[mover]}", markup=False),
             console=Console(stderr=True),
@@ -75,6 +86,22 @@ class Progress:
         )
         display.start()
         return display
+
+
+class Lines:
+    """A line each second that stays: for a stderr that is no terminal."""
+
+    interval = 1.0
+
+    def __init__(self, show: Callable[[str], None]):
+        self._show = show
+
+    def show(self, hop: HopReport) -> None:
+        """Tell the state of a hop."""
+        self._show(f"zpipe: {status_line(hop)}")
+
+    def close(self) -> None:
+        """Leave the lines where they are."""
 
 
 def status_line(hop: HopReport) -> str:

@@ -13,7 +13,7 @@ import subprocess
 
 from zpipe.endpoints.contract import End, EndpointKind, Opening, refuse_offset
 from zpipe.endpoints.gather import gather
-from zpipe.errors import TransferError, UsageError, open_failed
+from zpipe.errors import TransferError, UsageError, open_failed, signal_name
 from zpipe.facts import FdFacts
 from zpipe.kernel import pipes
 
@@ -81,7 +81,7 @@ class ExecEnd(End):
 
 def _how(status: int) -> str:
     """Tell how a child ended."""
-    return f"died of {signal.Signals(-status).name}" if status < 0 else f"exit status {status}"
+    return f"died of {signal_name(-status)}" if status < 0 else f"exit status {status}"
 
 
 def _words(endpoint: Endpoint) -> list[str]:

@@ -89,9 +89,13 @@ def _reopen(fd: int, *, sink: bool) -> int:
         return -1
 
 
+def _is_number(endpoint: Endpoint) -> bool:
+    return endpoint.address.isascii() and endpoint.address.isdigit()
+
+
 def _number(endpoint: Endpoint) -> int:
     """Return the fd that an address names, by number or by its socket-activation name."""
-    if endpoint.address.isdigit():
+    if _is_number(endpoint):
         return int(endpoint.address)
     names = os.environ.get("LISTEN_FDNAMES", "").split(":")
     count = os.environ.get("LISTEN_FDS", "0")
@@ -115,7 +119,8 @@ class Fd(EndpointKind):
     def check(self, endpoint: Endpoint, *, sink: bool) -> None:
         if not endpoint.address:
             raise UsageError(f"{endpoint.text}: give a number or a name")
-        if endpoint.address.isdigit() and int(endpoint.address) > 2**31 - 1:
+        text = endpoint.address
+        if _is_number(endpoint) and (len(text) > 10 or int(text) > 2**31 - 1):
             raise UsageError(f"{endpoint.text}: no fd has such a number")
 
     def open_source(self, endpoint: Endpoint, opening: Opening) -> End:

@@ -18,6 +18,7 @@ from zpipe.errors import TransferError, UsageError, open_failed
 _CREATE = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC | os.O_NOFOLLOW
 _TRUNCATE = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC | os.O_NOCTTY
 _NAME_MAX = 255
+_LINKS_MAX = 40  # path_resolution(7)
 
 
 class Replacement:
@@ -42,7 +43,7 @@ class Replacement:
                 TransferError  with the kernel's reason.
         """
         # a symbolic link stays a link: what it points to is replaced
-        self.path = os.path.realpath(path) if os.path.islink(path) else path
+        self.path, passed = _follow(path) if os.path.islink(path) else (path, False)
         self.fd = -1
         self._temporary: str | None = None
         self._existing: os.stat_result | None = None
@@ -61,6 +62,8 @@ class Replacement:
             if stat.S_ISDIR(found.st_mode):
                 raise open_failed(path, "open", OSError(errno.EISDIR, ""))
         self.reason = "--inplace" if inplace else _in_place(self.path, found)
+        if passed and self.reason is None:
+            self.reason = "it is an open file of a process"
         try:
             if self.reason is None:
                 self._open_beside(mode)
@@ -133,6 +136,22 @@ class Replacement:
         if found is not None and not _take_on(self.fd, self.path, found):
             self.discard()
             self.reason = "its owner or attributes could not be kept"
+
+
+def _follow(path: str) -> tuple[str, bool]:
+    """Return what a symbolic link leads to, and whether it is one of /proc/PID/fd.
+
+    Those (/dev/stdout, /dev/fd/N) lead to an open file, not to a name: the name that they show
+    may be that of another file by now, or of none.
+    """
+    for _ in range(_LINKS_MAX):
+        if not os.path.islink(path):
+            break
+        directory = os.path.dirname(path)
+        if os.path.realpath(directory).startswith("/proc/"):
+            return path, True
+        path = os.path.join(directory, os.readlink(path))
+    return path, False
 
 
 def _in_place(path: str, found: os.stat_result | None) -> str | None:

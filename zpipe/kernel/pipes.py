@@ -10,6 +10,8 @@ F_SETPIPE_SZ = 1031
 F_GETPIPE_SZ = 1032
 FIONREAD = 0x541B
 
+_LARGEST = 1 << 31  # what the kernel can count (round_pipe_size); more is EINVAL
+
 # Best of 64 KiB .. 1 MiB for bulk on 6.x, and the most that an unprivileged user may ask for.
 CAPACITY = 1 << 20
 
@@ -25,7 +27,8 @@ def set_capacity(fd: int, capacity: int) -> int:
     Raises: OSError  EPERM: above pipe-max-size, or the user's pages are used up; EBUSY: too full.
     Source: pipe(7), fcntl(2).
     """
-    return fcntl.fcntl(fd, F_SETPIPE_SZ, capacity)
+    # Python passes on the low 32 bits only: 4 GiB would become the smallest pipe there is
+    return fcntl.fcntl(fd, F_SETPIPE_SZ, min(capacity, _LARGEST))
 
 
 def buffered(fd: int) -> int:

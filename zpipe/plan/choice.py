@@ -31,10 +31,14 @@ class Refusal(Value):
 
 
 class HopPlan(Value):
-    """`candidates` in order, at least one; `refusals` are those preferred to the first of them."""
+    """`candidates` in order, at least one; `refusals` are those preferred to the first of them.
+
+    `notes` tell what the network on the way does to the copies.
+    """
 
     candidates: tuple[Candidate, ...]
     refusals: tuple[Refusal, ...]
+    notes: tuple[str, ...] = ()
 
     @property
     def first(self) -> Candidate:
@@ -52,7 +56,7 @@ def choose(source: FdFacts, sink: FdFacts, wishes: Wishes) -> HopPlan:
         fit = _fit(wishes.via, source, sink, wishes)
         if not fit.ok:
             raise UsageError(f"--via {wishes.via}: {fit.why}")
-        return HopPlan((_candidate(wishes.via, source, sink, fit),), ())
+        return HopPlan((_candidate(wishes.via, source, sink, fit),), (), _network(wishes.via, sink))
     candidates: list[Candidate] = []
     refusals: list[Refusal] = []
     for name in _order(source, sink):
@@ -67,7 +71,23 @@ def choose(source: FdFacts, sink: FdFacts, wishes: Wishes) -> HopPlan:
     if not candidates:
         reasons = "; ".join(f"{refusal.name}: {refusal.why}" for refusal in refusals)
         raise UsageError(f"no mover is left: {reasons}")
-    return HopPlan(tuple(candidates), tuple(refusals))
+    return HopPlan(tuple(candidates), tuple(refusals), _network(candidates[0].name, sink))
+
+
+def _network(mover: str, sink: FdFacts) -> tuple[str, ...]:
+    """Say whether the last copy into a TCP socket is avoided, and what loopback still costs."""
+    if sink.type != "tcp" or mover not in ("sendfile", "splice"):
+        return ()
+    device = sink.route or "the device"
+    if sink.scatter_gather is None:
+        lines = [f"{device} does not say whether it gathers from scattered pages"]
+    elif sink.scatter_gather:
+        lines = [f"{device} gathers from scattered pages: the last CPU copy is avoided"]
+    else:
+        lines = [f"{device} does not gather from scattered pages: one CPU copy more"]
+    if device == "lo":
+        lines.append("loopback: the reader's copy out of the socket is paid on this machine")
+    return tuple(lines)
 
 
 def _order(source: FdFacts, sink: FdFacts) -> tuple[str, ...]:
