@@ -32,6 +32,8 @@ class SocketEnd(End):
         sock.setblocking(False)
         if sock.family in (socket.AF_INET, socket.AF_INET6):
             sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+            # an urgent byte stays in its place in the stream, instead of being lost beside it
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_OOBINLINE, 1)
         fd = sock.detach()
         super().__init__(fd, name, gather(fd))
         self._sink = sink

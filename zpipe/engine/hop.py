@@ -62,12 +62,12 @@ class Hop:
         self._stop = stop
         self._lease = lease
         self._limiter = Limiter(wishes.rate_limit) if wishes.rate_limit else None
+        self._before = _measure(source)
         self._limit = _limit(source, wishes)
         self.report = HopReport(source.name, sink.name, plan, expected=self._limit)
         self._base = 0  # moved by the transfers that came before the one at hand
         self._began = 0.0
         self._ticked = 0.0
-        self._before = os.fstat(source.fd) if source.facts.type == "regular" else None
 
     def carry(self) -> None:
         """Move every byte, by one mover after another until one of them reaches the end.
@@ -156,7 +156,7 @@ class Hop:
         # errors and hang-ups are always reported, interest 0 or not
         interests = {sink.fd: select.POLLOUT if end is sink else 0}
         if end is source:
-            interests[source.fd] = select.POLLIN | select.POLLPRI
+            interests[source.fd] = select.POLLIN
         began = time.monotonic()
         fired = self._waiter.sleep(interests)
         waited = self.report.waited
@@ -286,6 +286,16 @@ def _act(call: str, usual: str) -> str:
     return (
         usual if call in ("readv", "read", "write", "preadv", "pwrite", "splice", "poll") else call
     )
+
+
+def _measure(source: End) -> os.stat_result | None:
+    """Return what later changes are measured against; a size that has moved by now counts."""
+    facts = source.facts
+    if facts.type != "regular" or facts.position is None:
+        return None
+    info = os.fstat(source.fd)
+    source.facts = replace(facts, size=max(0, info.st_size - facts.position))
+    return info
 
 
 def _limit(source: End, wishes: Wishes) -> int | None:

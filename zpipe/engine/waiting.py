@@ -36,7 +36,7 @@ class EngineWaiter(Waiter):
     def wait(
         self, fd: int, name: str, act: str, *, write: bool = False, timeout: float | None = None
     ) -> bool:
-        events = select.POLLOUT if write else select.POLLIN | select.POLLPRI
+        events = select.POLLOUT if write else select.POLLIN
         fired = self.sleep({fd: events}, timeout)
         if fired is None:
             if timeout is not None and (self._stall is None or timeout < self._stall):
