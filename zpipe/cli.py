@@ -156,13 +156,15 @@ def _occupy_standard_fds() -> None:
 
 def _tell(error: ZpipeError) -> None:
     if not error.told:
-        _print(str(error))
+        for problem in error.args:
+            _print(str(problem))
 
 
 def _print(text: str) -> None:
-    lines = "".join(f"zpipe: {line}\n" for line in text.splitlines())
+    """Write one line; a name keeps its bytes, save for those that would steer the terminal."""
+    controls = {code: repr(chr(code))[1:-1] for code in (*range(32), *range(127, 160))}
     try:
-        os.write(2, os.fsencode(lines))
+        os.write(2, os.fsencode(f"zpipe: {text.translate(controls)}\n"))
     except OSError:
         pass  # nowhere to tell it; the status still does
 

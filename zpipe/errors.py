@@ -10,10 +10,13 @@ import os
 
 
 class ZpipeError(Exception):
-    """Something went wrong that the user is told of in one line."""
+    """Something went wrong that the user is told of, in one line for each argument."""
 
     exit_code = 1
     told = False  # the user has seen it already, in another form
+
+    def __str__(self) -> str:
+        return "\n".join(map(str, self.args))
 
 
 class UsageError(ZpipeError):

@@ -9,7 +9,7 @@ from zpipe.engine.copy import pair
 from zpipe.engine.feedback import Feedback
 from zpipe.engine.run import run
 from zpipe.engine.stop import Signals
-from zpipe.errors import ZpipeError
+from zpipe.errors import ConsumerGone, ZpipeError, open_failed
 from zpipe.graph.model import Wishes
 from zpipe.values import Value
 
@@ -131,7 +131,7 @@ def carry(src: str, dst: str, wishes: Wishes, shown: Shown) -> None:
         if shown.dry_run:
             from zpipe.commands.explain import foreseen
 
-            print(foreseen(graph))
+            _print_plan(foreseen(graph))
             return
         if records is not None and shown.json_fd is None:
             feedback = records
@@ -155,16 +155,28 @@ def _show(text: str) -> None:
 
     Not by print: without sys.stderr that would write to standard output, which is data.
     """
-    line = text + "\n"
     try:
-        data = os.fsencode(line)
-    except UnicodeEncodeError:
-        # a locale without our arrows
-        data = line.encode(sys.getfilesystemencoding(), "backslashreplace")
-    try:
-        os.write(2, data)
+        os.write(2, _encoded(text))
     except OSError:
         pass
+
+
+def _print_plan(text: str) -> None:
+    """Write to standard output. Raises: TransferError, ConsumerGone  it took nothing."""
+    try:
+        os.write(1, _encoded(text))
+    except BrokenPipeError:
+        raise ConsumerGone("standard output: write: nobody reads it") from None
+    except OSError as error:
+        raise open_failed("standard output", "write", error) from error
+
+
+def _encoded(text: str) -> bytes:
+    """Return a line with names as the bytes that they are, in a locale that may lack our arrows."""
+    try:
+        return os.fsencode(text + "\n")
+    except UnicodeEncodeError:
+        return (text + "\n").encode(sys.getfilesystemencoding(), "backslashreplace")
 
 
 def _progress(shown: Shown) -> Progress | Lines | None:

@@ -91,6 +91,10 @@ Examples:
 @click.option("-q", "--quiet", is_flag=True, help="No progress; errors only.")
 def copy_command(src: str, dst: str, **options: Any) -> None:
     """Collect the wishes and carry them out."""
+    if options["append"] and options["inplace"]:
+        raise UsageError("--append and --inplace exclude each other")
+    if options["via"] in options["no_via"]:
+        raise UsageError(f"{options['via']} is both asked for (--via) and forbidden (--no-via)")
     shown = Shown(
         explain=options["explain"],
         json=options["json"] or options["json_fd"] is not None,

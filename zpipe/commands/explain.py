@@ -60,7 +60,7 @@ def foreseen(graph: Graph) -> str:
 
     problems = check(graph)
     if problems:
-        raise UsageError("\n".join(problems))
+        raise UsageError(*problems)
     lines = []
     labels = {}
     for edge in graph.edges:
@@ -68,9 +68,13 @@ def foreseen(graph: Graph) -> str:
         for name, is_sink in ((edge.source, False), (edge.sink, True)):
             endpoint = graph.node(name).endpoint
             ends.append(kind_of(endpoint.kind).preview(endpoint, sink=is_sink))
+        source, sink = graph.node(edge.source), graph.node(edge.sink)
+        if ends[0].on_disk and ends[0].identity == ends[1].identity:
+            raise UsageError(
+                f"{sink.endpoint.text}: is the source itself: a file cannot be copied onto itself"
+            )
         plan = choose(ends[0], ends[1], edge.wishes)
         labels[edge.source, edge.sink] = plan.first.name
-        source, sink = graph.node(edge.source), graph.node(edge.sink)
         lines += planned(source.endpoint.text, sink.endpoint.text, plan).splitlines()[1:]
     return "\n".join([draw(graph, labels), *lines])
 

@@ -82,6 +82,12 @@ class End:
         """Return what a mover may see of this end."""
         return OpenFd(self.fd, self.facts, self.name)
 
+    def prepare(self) -> None:
+        """Make room for the first byte: what is to be truncated is, now that the plan stands.
+
+        Raises: TransferError  with the kernel's reason.
+        """
+
     def last_words(self, waiter: Waiter) -> str:
         """Return what is known of why nobody takes bytes any more, in brackets, or ''."""
         return ""

@@ -42,12 +42,15 @@ class ReplacedEnd(End):
     """A sink under a temporary name, renamed when it is complete."""
 
     def __init__(self, replacement: Replacement, name: str, *, sync: bool):
-        super().__init__(replacement.fd, name, gather(replacement.fd, fresh=True))
+        super().__init__(replacement.fd, name, _renewed(gather(replacement.fd)))
         self._replacement = replacement
         self._sync = sync
         self.provisional = replacement.reason is None
         if replacement.reason is not None and replacement.reason != "--inplace":
             self.notes.append(f"written in place: {replacement.reason}")
+
+    def prepare(self) -> None:
+        self._replacement.prepare()
 
     def finish(self, waiter: Waiter, *, complete: bool = True) -> None:
         self.fd = -1

@@ -16,13 +16,14 @@ import stat
 from zpipe.errors import TransferError, UsageError, open_failed
 
 _CREATE = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC | os.O_NOFOLLOW
-_TRUNCATE = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC | os.O_NOCTTY
+_IN_PLACE = os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC | os.O_NOCTTY
 _NAME_MAX = 255
 _LINKS_MAX = 40  # path_resolution(7)
 
 
 class Replacement:
-    """The file that will carry a name. `fd` is open for writing, empty, at position 0.
+    """The file that will carry a name. `fd` is open for writing at position 0, empty once `prepare`
+    was called.
 
     `reason` is None for a rename, else why the target is written in place.
     """
@@ -68,9 +69,20 @@ class Replacement:
             if self.reason is None:
                 self._open_beside(mode)
             if self.reason is not None:
-                self.fd = os.open(self.path, _TRUNCATE, mode)
+                self.fd = os.open(self.path, _IN_PLACE, mode)
         except OSError as error:
             raise open_failed(path, "open", error) from error
+
+    def prepare(self) -> None:
+        """Truncate a target that is written in place; not before it is sure that bytes will come.
+
+        Raises: TransferError  with the kernel's reason.
+        """
+        if self.reason is not None and self._existing is not None:
+            try:
+                os.ftruncate(self.fd, 0)
+            except OSError as error:
+                raise open_failed(self.path, "truncate", error) from error
 
     def commit(self, *, sync: bool = False) -> None:
         """Close the file and give it its name; with `sync`, make file and name durable first.
@@ -127,10 +139,13 @@ class Replacement:
         try:
             # the umask and the directory's default ACL apply to a new file as they do for cp
             self.fd = os.open(temporary, _CREATE, mode if found is None else 0o600)
-        except PermissionError:
-            if found is None:
+        except OSError as error:
+            # EACCES, EPERM: of others, or immutable; EROFS: a file mounted into a read-only tree;
+            # ENOENT: /proc, where nothing can be created
+            takes_none = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOENT)
+            if found is None or error.errno not in takes_none:
                 raise
-            self.reason = "its directory is not writable"
+            self.reason = "its directory takes no new files"
             return
         self._temporary = temporary
         if found is not None and not _take_on(self.fd, self.path, found):

@@ -107,18 +107,19 @@ class Hop:
         except OSError as error:
             self._note_fallback(mover.name, FallBack("begin", error.errno or 0))
             return False
-        with closing(transfer):
-            self._base = self.report.moved
-            try:
+        self._base = self.report.moved
+        try:
+            with closing(transfer):
                 return self._drive(transfer, mover.name)
-            except MoveFault as fault:
-                self._account(transfer, mover.name)
-                raise self._failure(fault, transfer) from fault
-            finally:
-                self._account(transfer, mover.name)
-                self.report.calls += transfer.calls
-                self.report.notes += transfer.notes
-                self._count_lost(transfer)
+        except MoveFault as fault:
+            self._account(transfer, mover.name)
+            raise self._failure(fault, transfer) from fault
+        finally:
+            # after it is closed: a thread of its own may have completed a write meanwhile
+            self._account(transfer, mover.name)
+            self.report.calls += transfer.calls
+            self.report.notes += transfer.notes
+            self._count_lost(transfer)
 
     def _drive(self, transfer: Transfer, name: str) -> bool:
         limiter, lease = self._limiter, self._lease
@@ -137,7 +138,9 @@ class Hop:
                     self.report.notes.append(
                         f"another process asked for the source at byte {self.report.moved}"
                     )
-                    lease = None  # it waits for us, at most for lease-break-time
+                    # it waits for us, at most for lease-break-time: the comparison tells
+                    lease = None
+                    self._source.facts = replace(self._source.facts, stable=False)
                 if interval is not None or self._stop.status_wanted:
                     self._tick()
             elif isinstance(step, Ended):
@@ -284,7 +287,9 @@ class Hop:
 def _act(call: str, usual: str) -> str:
     """Name the act for people: the call where it says more than read or write."""
     return (
-        usual if call in ("readv", "read", "write", "preadv", "pwrite", "splice", "poll") else call
+        usual
+        if call in ("readv", "read", "recv", "write", "preadv", "pwrite", "splice", "poll")
+        else call
     )
 
 

@@ -29,7 +29,7 @@ def run(graph: Graph, *, feedback: Feedback | None = None, stop: Stop | None = N
     """
     problems = check(graph)
     if problems:
-        raise UsageError("\n".join(problems))
+        raise UsageError(*problems)
     feedback = feedback or Feedback()
     stop = stop or Stop()
     meter = Meter()
@@ -54,6 +54,7 @@ def _run_edge(graph: Graph, edge: Edge, feedback: Feedback, stop: Stop, report: 
         waiter.polls = 0
         report.hops.append(hop.report)
         feedback.began(hop.report)
+        sink.prepare()
         hop.carry()
         hop.report.notes += [*source.notes, *sink.notes]
         # a source that failed (a child's exit status) must keep the sink from being put in place

@@ -8,6 +8,7 @@ regular file goes the long way.
 from __future__ import annotations
 
 import os
+import signal
 import stat
 
 from zpipe.endpoints.replace import Replacement
@@ -15,6 +16,8 @@ from zpipe.errors import SourceChanged, TransferError, open_failed
 from zpipe.kernel.changes import changes
 from zpipe.kernel.clone import clone
 from zpipe.kernel.transfer import SMALL
+
+_ENDING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
 def copy_small(src: str, dst: str) -> int | None:
@@ -51,14 +54,24 @@ def copy_small(src: str, dst: str) -> int | None:
 
 def _copy(fd: int, src: str, dst: str) -> int:
     before = os.fstat(fd)
+    # a signal waits for the moment that this takes
+    mask = signal.pthread_sigmask(signal.SIG_BLOCK, _ENDING)
+    try:
+        return _replace(fd, before, src, dst)
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, mask)
+
+
+def _replace(fd: int, before: os.stat_result, src: str, dst: str) -> int:
     target = Replacement(dst, mode=before.st_mode & 0o777, refuse=(before.st_dev, before.st_ino))
     try:
-        moved = _clone(fd, target.fd, before) or _read_and_write(fd, src, target.fd, dst)
+        target.prepare()
+        moved = _clone(fd, target.fd, before) or _read_and_write(fd, src, target, dst)
         found = changes(before, os.fstat(fd))
         if found:
             raise SourceChanged(
                 f"{src}: read: the source changed while it was read ({', '.join(found)});"
-                f" nothing was put in place"
+                f" {_delivered(target, moved)}"
             )
         target.commit()
     finally:
@@ -75,7 +88,7 @@ def _clone(fd: int, target: int, before: os.stat_result) -> int:
     return before.st_size
 
 
-def _read_and_write(fd: int, src: str, target: int, dst: str) -> int:
+def _read_and_write(fd: int, src: str, target: Replacement, dst: str) -> int:
     moved = 0
     act = f"{src}: read"
     try:
@@ -83,14 +96,20 @@ def _read_and_write(fd: int, src: str, target: int, dst: str) -> int:
             act = f"{dst}: write"
             rest = memoryview(data)
             while rest:
-                rest = rest[os.write(target, rest) :]
-            moved += len(data)
+                count = os.write(target.fd, rest)
+                rest = rest[count:]
+                moved += count
             act = f"{src}: read"
             if moved > SMALL:
                 break  # it grows: the comparison afterwards says so
     except OSError as error:
         raise TransferError(
-            f"{act}: {os.strerror(error.errno or 0)}; nothing was put in place",
+            f"{act}: {os.strerror(error.errno or 0)}; {_delivered(target, moved)}",
+            delivered=moved,
             errno=error.errno,
         ) from error
     return moved
+
+
+def _delivered(target: Replacement, moved: int) -> str:
+    return "nothing was put in place" if target.reason is None else f"{moved} bytes were delivered"

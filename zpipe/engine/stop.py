@@ -1,7 +1,7 @@
 """When to stop: signals that ask for the end, and one that asks for a word.
 
 A handler only takes note; whoever sleeps is woken through a pipe, whoever moves bytes looks
-between two calls. A second signal does not wait for that.
+between two calls.
 """
 
 from __future__ import annotations
@@ -32,17 +32,20 @@ class Signals(Stop):
     """Listens to SIGINT, SIGTERM, SIGHUP and SIGUSR1 while it is entered; main thread only.
 
     A signal that was ignored when the process began (nohup, a job in the background of a plain
-    shell) stays ignored.
+    shell) stays ignored. A second one does not wait for the next `check`; once tidying up has
+    begun, which takes a second at most, nothing disturbs it.
     """
 
     def __init__(self) -> None:
         self._asked: int | None = None
+        self._raised = False
         self._before: dict[int, object] = {}
         self._writer = -1
         self._wakeup_before = -1
 
     def check(self) -> None:
         if self._asked is not None:
+            self._raised = True
             raise Interrupted(self._asked)
 
     def __enter__(self) -> Signals:
@@ -63,9 +66,11 @@ class Signals(Stop):
         self.wakeup = self._writer = -1
 
     def _end(self, number: int, frame: FrameType | None) -> None:
-        if self._asked is not None:
+        if self._asked is None:
+            self._asked = number
+        elif not self._raised:
+            self._raised = True
             raise Interrupted(number)
-        self._asked = number
 
     def _tell(self, number: int, frame: FrameType | None) -> None:
         self.status_wanted = True

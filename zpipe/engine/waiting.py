@@ -37,7 +37,7 @@ class EngineWaiter(Waiter):
         self, fd: int, name: str, act: str, *, write: bool = False, timeout: float | None = None
     ) -> bool:
         events = select.POLLOUT if write else select.POLLIN
-        fired = self.sleep({fd: events}, timeout)
+        fired = self.sleep({fd: events}, timeout, f"{name}: {act}")
         if fired is None:
             if timeout is not None and (self._stall is None or timeout < self._stall):
                 return False
@@ -45,11 +45,12 @@ class EngineWaiter(Waiter):
         return True
 
     def sleep(
-        self, interests: dict[int, int], timeout: float | None = None
+        self, interests: dict[int, int], timeout: float | None = None, doing: str = ""
     ) -> dict[int, int] | None:
         """Sleep until one of the fds has an event; return them, or None when the time is up.
 
-        The time is `timeout` or the stall timeout, whichever is shorter.
+        The time is `timeout` or the stall timeout, whichever is shorter. `doing` is what the user
+        is told who asks while there is no hop to speak of.
 
         Raises: Interrupted  a signal asked for the end.
         """
@@ -65,6 +66,9 @@ class EngineWaiter(Waiter):
             self._stop.check()
             if self.tick is not None:
                 self.tick()
+            elif doing and self._stop.status_wanted:
+                self._stop.status_wanted = False
+                self._feedback.said(doing)
             span = self._span(end)
             self.polls += 1
             # rounded up: waking before the time would only mean to sleep again

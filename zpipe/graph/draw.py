@@ -15,7 +15,7 @@ def draw(graph: Graph, labels: Mapping[tuple[str, str], str] | None = None) -> s
     rows = [
         (
             graph.node(edge.source).endpoint.text,
-            labels.get((edge.source, edge.sink), ""),
+            f" {label} " if (label := labels.get((edge.source, edge.sink))) else "",
             graph.node(edge.sink).endpoint.text,
         )
         for edge in graph.edges
@@ -23,6 +23,5 @@ def draw(graph: Graph, labels: Mapping[tuple[str, str], str] | None = None) -> s
     wide = max((len(source) for source, _, _ in rows), default=0)
     middle = max((len(label) for _, label, _ in rows), default=0)
     return "\n".join(
-        f"{source:<{wide}} ──{f' {label} ' if label else ''}{'─' * (middle - len(label))}──▶ {sink}"
-        for source, label, sink in rows
+        f"{source:<{wide}} ──{label:─<{middle}}──▶ {sink}" for source, label, sink in rows
     )

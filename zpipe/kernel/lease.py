@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import fcntl
+import os
 
 F_SETSIG = 10
 F_SETLEASE = 1024
@@ -27,9 +28,11 @@ class Lease:
     __slots__ = ("fd",)
 
     def __init__(self, fd: int):
-        fcntl.fcntl(fd, F_SETLEASE, fcntl.F_RDLCK)
-        self.fd = fd
+        # the signal first: a break between the two calls would kill by SIGIO
         fcntl.fcntl(fd, F_SETSIG, _SIGURG)
+        fcntl.fcntl(fd, F_SETLEASE, fcntl.F_RDLCK)
+        # the lease is the description's: it must outlive whoever closes `fd` first
+        self.fd = os.dup(fd)
 
     def held(self) -> bool:
         """Tell whether nobody has asked for the file; False as soon as a break is pending."""
@@ -38,5 +41,9 @@ class Lease:
     def release(self) -> None:
         """Let the others go on; may be called twice."""
         if self.fd >= 0:
-            fcntl.fcntl(self.fd, F_SETLEASE, fcntl.F_UNLCK)
+            try:
+                fcntl.fcntl(self.fd, F_SETLEASE, fcntl.F_UNLCK)
+            except BlockingIOError:
+                pass  # lease-break-time has passed: the kernel has taken it back
+            os.close(self.fd)
             self.fd = -1

@@ -71,6 +71,18 @@ def peek(fd: int) -> bool:
         return bool(end.recv(1, socket.MSG_PEEK | socket.MSG_DONTWAIT))
 
 
+def receive_without_waiting(fd: int, buffer: memoryview) -> int:
+    """Receive on a socket whose O_NONBLOCK is not ours to set; this passes an urgent mark.
+
+    poll(2) calls a socket ready that has an urgent mark and nothing behind it (POLLPRI); it is
+    idle again once a receive has found that out.
+
+    Raises: BlockingIOError  nothing to read now.
+    """
+    with socket.socket(fileno=os.dup(fd)) as end:
+        return end.recv_into(buffer, len(buffer), socket.MSG_DONTWAIT)
+
+
 def send_without_waiting(fd: int, data: memoryview) -> int:
     """Send on a socket whose O_NONBLOCK is not ours to set.
 

@@ -10,11 +10,13 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections import Counter
+from errno import EAGAIN
 
 from zpipe.values import Value
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from threading import Thread
     from typing import Literal, TypeAlias
 
     from zpipe.facts import FdFacts, OpenFd
@@ -149,6 +151,14 @@ class Transfer(ABC):
         if self.delivered == 0 and number in refusals:
             return FallBack(call, number)
         raise MoveFault(call, side, error)
+
+
+def start(thread: Thread) -> None:
+    """Start a transfer's thread. Raises: OSError  EAGAIN: no more threads can be had."""
+    try:
+        thread.start()
+    except RuntimeError as error:
+        raise OSError(EAGAIN, str(error)) from error
 
 
 class Mover(ABC):

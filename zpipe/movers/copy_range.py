@@ -7,7 +7,18 @@ import os
 from zpipe.kernel import holes
 from zpipe.kernel.errnos import COPY_RANGE_REFUSED
 from zpipe.kernel.transfer import CHUNK, SMALL, copy_file_range
-from zpipe.movers.contract import ENDED, Cost, FallBack, Fit, Moved, Mover, Transfer, Tuning, refuse
+from zpipe.movers.contract import (
+    ENDED,
+    Cost,
+    FallBack,
+    Fit,
+    Moved,
+    MoveFault,
+    Mover,
+    Transfer,
+    Tuning,
+    refuse,
+)
 from zpipe.movers.cost import MIB, dma
 
 TYPE_CHECKING = False
@@ -23,6 +34,7 @@ class CopyRangeTransfer(Transfer):
         super().__init__(source, sink, limit)
         self._sparse = source.facts.has_holes and sink.facts.fresh
         self._data_left = 0  # of the data segment at hand
+        self._copied = False  # the call has served once; holes are sought over without it
 
     def step(self, allowance: int) -> Step:
         count = self.left(min(allowance, CHUNK))
@@ -39,9 +51,12 @@ class CopyRangeTransfer(Transfer):
             self.calls["copy_file_range"] += 1
             moved = copy_file_range(self.source.fd, self.sink.fd, count)
         except OSError as error:
-            return self.refused("copy_file_range", error, COPY_RANGE_REFUSED, None)
+            if self._copied or error.errno not in COPY_RANGE_REFUSED:
+                raise MoveFault("copy_file_range", None, error) from error
+            return FallBack("copy_file_range", error.errno or 0)
         if moved == 0:
             return self._stopped()
+        self._copied = True
         self.delivered += moved
         self._data_left -= moved if self._sparse else 0
         return Moved(moved)
@@ -56,7 +71,7 @@ class CopyRangeTransfer(Transfer):
     def _next_segment(self) -> int:
         """Go to the next data; return the bytes of hole that were passed over on the way."""
         here = os.lseek(self.source.fd, 0, os.SEEK_CUR)
-        self.calls["lseek"] += 3
+        self.calls["lseek"] += 4
         try:
             data = holes.next_data(self.source.fd, here)
             if data is not None:
@@ -66,20 +81,19 @@ class CopyRangeTransfer(Transfer):
             self._sparse = False
             os.lseek(self.source.fd, here, os.SEEK_SET)
             return 0
-        end = here + (self.limit - self.delivered if self.limit is not None else 0)
-        if data is None or (self.limit is not None and data > end):
-            if self.limit is None:
-                end = os.lseek(self.source.fd, 0, os.SEEK_END)
-            data = end
+        end = os.lseek(self.source.fd, 0, os.SEEK_END)
+        if self.limit is not None:
+            end = min(end, here + self.limit - self.delivered)
+        if data is None or data >= end:
+            data = max(here, end)
             self._data_left = 0
         skipped = data - here
         os.lseek(self.source.fd, data, os.SEEK_SET)
         if skipped:
             target = os.lseek(self.sink.fd, skipped, os.SEEK_CUR)
-            if not self._data_left:
-                # a hole at the end is not written by anybody: the size must say that it is there
-                self.calls["ftruncate"] += 1
-                os.ftruncate(self.sink.fd, target)
+            # nobody writes a hole: the size must say that it is there, also if nothing follows it
+            self.calls["ftruncate"] += 1
+            os.ftruncate(self.sink.fd, target)
             self.delivered += skipped
         return skipped
 

@@ -25,6 +25,7 @@ from zpipe.movers.contract import (
     Transfer,
     Tuning,
     refuse,
+    start,
 )
 from zpipe.movers.cost import MIB, dma
 
@@ -119,7 +120,11 @@ class FromDisk(Transfer):
         self._reads = 0
         self._stop = False
         self._reader = threading.Thread(target=self._read_ahead, daemon=True)
-        self._reader.start()
+        try:
+            start(self._reader)
+        except OSError:
+            self._restore()
+            raise
 
     @property
     def held(self) -> int:
@@ -143,6 +148,11 @@ class FromDisk(Transfer):
         except BlockingIOError:
             return WAIT_SINK
         except OSError as error:
+            to = self._to
+            if self.delivered and to is not None and to.on and error.errno in DIRECT_REFUSED:
+                # EINVAL of a length that a limit has cut: the page cache tells the true reason
+                to.end()
+                return self.step(allowance)
             return self.refused("pwrite(O_DIRECT)", error, DIRECT_REFUSED, "sink")
         self._rest = self._rest[moved:]
         self.delivered += moved
@@ -156,10 +166,13 @@ class FromDisk(Transfer):
             self._stop = True
             self._ring.free.put(None)
             self._reader.join()
-            self._from.position = self._first + self.delivered
-            self._from.restore()
-            if self._to is not None:
-                self._to.restore()
+            self._restore()
+
+    def _restore(self) -> None:
+        self._from.position = self._first + self.delivered
+        self._from.restore()
+        if self._to is not None:
+            self._to.restore()
 
     def _next(self) -> MoveFault | None:
         """Take the next filled buffer, note the end, or return what the reader ran into."""
@@ -213,10 +226,15 @@ class ToDisk(Transfer):
         self._at_work = 0  # buffers that the writer has
         self._ended = False
         self._ready = not source.facts.may_block
-        self._written: SimpleQueue[int | MoveFault] = SimpleQueue()
+        self._written: SimpleQueue[tuple[int, MoveFault | None]] = SimpleQueue()
         self._writes = 0
+        self._closed = False
         self._writer = threading.Thread(target=self._write_behind, daemon=True)
-        self._writer.start()
+        try:
+            start(self._writer)
+        except OSError:
+            self._to.restore()
+            raise
 
     @property
     def held(self) -> int:
@@ -240,9 +258,16 @@ class ToDisk(Transfer):
             if not self._ready:
                 self._ready = True
                 return WAIT_SOURCE
+            free = self._buffer[self._filled : self._filled + room]
             try:
-                self.calls["readv"] += 1
-                got = os.readv(self.source.fd, [self._buffer[self._filled : self._filled + room]])
+                if self.source.facts.may_block and self.source.facts.is_socket:
+                    from zpipe.kernel.network import receive_without_waiting
+
+                    self.calls["recvfrom"] += 1
+                    got = receive_without_waiting(self.source.fd, free)
+                else:
+                    self.calls["readv"] += 1
+                    got = os.readv(self.source.fd, [free])
             except BlockingIOError:
                 return WAIT_SOURCE
             except OSError as error:
@@ -258,32 +283,35 @@ class ToDisk(Transfer):
         return Moved(0)
 
     def close(self) -> None:
-        if self._writer.is_alive():
+        if not self._closed:
+            self._closed = True
             self._ring.full.put(None)
             self._writer.join()
             self._to.restore()
+            while not self._written.empty():
+                self.delivered += self._written.get()[0]
 
     def _collect(self, *, wait: bool) -> int:
         """Return the bytes of buffers that have been written since; sleep for one if asked."""
         total = 0
         while self._at_work:
             try:
-                result = self._written.get(block=wait)
+                done, fault = self._written.get(block=wait)
             except Empty:
                 break
             wait = False
             self._at_work -= 1
             self.calls["pwrite"] = self._writes
-            if isinstance(result, MoveFault):
-                raise result
-            total += result
-        self.delivered += total
+            self.delivered += done
+            total += done
+            if fault is not None:
+                raise fault
         return total
 
     def _write_behind(self) -> None:
         while True:
             item = self._ring.full.get()
-            if item is None or isinstance(item, MoveFault):
+            if item is None or isinstance(item, MoveFault) or self._closed:
                 return
             buffer, count = item
             rest = buffer[:count]
@@ -297,11 +325,11 @@ class ToDisk(Transfer):
                         self._to.end()
                         self.notes.append(f"O_DIRECT refused: {os.strerror(error.errno or 0)}")
                         continue
-                    self.delivered += count - len(rest)
-                    self._written.put(MoveFault("pwrite(O_DIRECT)", "sink", error))
+                    fault = MoveFault("pwrite(O_DIRECT)", "sink", error)
+                    self._written.put((count - len(rest), fault))
                     return
             self._ring.free.put(buffer)
-            self._written.put(count)
+            self._written.put((count, None))
 
 
 def _set_direct(
@@ -330,7 +358,7 @@ class Direct(Mover):
 
     name = "direct"
     summary = "O_DIRECT: the disk's own DMA to and from our buffers, past the page cache"
-    syscalls = frozenset({"preadv", "readv", "write", "pwrite64"})
+    syscalls = frozenset({"preadv", "readv", "recvfrom", "write", "pwrite64"})
 
     def fits(self, source: FdFacts, sink: FdFacts) -> Fit:
         from_disk, to_disk = _sides(source, sink)

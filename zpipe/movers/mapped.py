@@ -50,6 +50,8 @@ class MappedTransfer(Transfer):
     def __init__(self, source: OpenFd, sink: OpenFd, limit: int | None):
         super().__init__(source, sink, limit)
         self._position = source.facts.position or 0
+        end = self._position + (source.facts.size or 0)
+        self._end = end if limit is None else min(end, self._position + limit)
         self._window: Window | None = None
         self._used = 0  # bytes of the window that are written
         self._lease: Lease | None = None
@@ -64,9 +66,10 @@ class MappedTransfer(Transfer):
                     raise
                 self._refused_lease = error.errno or 0
                 self.notes.append(f"no lease on the source: {os.strerror(self._refused_lease)}")
-        # sockets answer EFAULT before they take anything, and /dev/null takes nothing
-        keeps = sink.facts.type in ("pipe", "tty", "character", "other")
-        self._must_lease = keeps and not (sink.facts.generated or source.facts.stable)
+        # a block device cannot be cut, a regular sink can give back, and /dev/null takes nothing;
+        # sockets answer EFAULT for a page that is gone, but take the NULs of the last page
+        cuttable = source.facts.type == "regular" and not source.facts.stable
+        self._must_lease = cuttable and not (sink.facts.type == "regular" or sink.facts.generated)
 
     def close(self) -> None:
         if self._window is not None:
@@ -90,10 +93,10 @@ class MappedTransfer(Transfer):
         return self._write(allowance)
 
     def _map(self, allowance: int) -> Step | None:
-        count = self.left(WINDOW)
-        size = self._size()
-        if count <= 0 or (self.limit is None and size <= self._position):
+        count = min(WINDOW, self._end - self._position)
+        if count <= 0:
             return ENDED
+        size = self._size()
         count = min(count, size - self._position)
         if count <= 0:
             raise MoveFault("mmap", "source", Cut(size))
@@ -149,7 +152,7 @@ class MappedTransfer(Transfer):
 
     def _size(self) -> int:
         if self.source.facts.type == "block":
-            return self._position + self.source.facts.size if self.source.facts.size else 0
+            return self._end
         self.calls["fstat"] += 1
         return os.fstat(self.source.fd).st_size
 

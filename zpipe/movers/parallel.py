@@ -3,12 +3,14 @@
 Copying a cached file is bound by one processor's memory copies; two processors with a buffer each
 measured 1.2 to 1.5 times the throughput of copy_file_range on two cores, though each byte is
 copied twice. Each step is a round of two neighbouring ranges that ends when both are written, so
-that what the sink holds between steps is always a prefix.
+that what the sink holds between steps is always a prefix. Where the second processor turns out to
+be busy with something else, one thread goes on alone for a while.
 """
 
 from __future__ import annotations
 
 import os
+import time
 
 from zpipe.facts import COPIES_LOCALLY
 from zpipe.kernel.direct import aligned_buffer
@@ -22,9 +24,9 @@ from zpipe.movers.contract import (
     Transfer,
     Tuning,
     refuse,
+    start,
 )
 from zpipe.movers.cost import MIB, dma
-from zpipe.movers.plain import BUFFER
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -33,6 +35,9 @@ if TYPE_CHECKING:
 
 WORTH = 64 << 20  # below this the second thread does not pay for its start and the rounds
 RANGE = 16 << 20  # of each thread in a round
+BUFFER = 128 * 1024  # of each thread: well within a second-level cache of its own
+_BOTH_BUSY = 1.3  # processor seconds per second of a round that two processors have carried
+_ALONE = 8  # rounds by one thread before the second one is tried again
 _SHARED = 2 << 20  # the smallest round that is worth two threads
 
 
@@ -79,18 +84,21 @@ class ParallelTransfer(Transfer):
         self._begin = source.facts.position or 0
         self._target = os.lseek(sink.fd, 0, os.SEEK_CUR)
         self._lanes = (Lane(), Lane())
+        self._alone = 0
+        self._rounds_alone = 0
         self._work: SimpleQueue[tuple[int, int, int] | None] = SimpleQueue()
         self._results: SimpleQueue[tuple[int, object]] = SimpleQueue()
         self._worker = threading.Thread(target=self._serve, daemon=True)
-        self._worker.start()
+        start(self._worker)
 
     def step(self, allowance: int) -> Step:
         count = self.left(min(allowance, 2 * RANGE))
         if count <= 0:
             return ENDED
         begin, target = self._begin + self.delivered, self._target + self.delivered
-        first = (count + 1) // 2 if count >= _SHARED else count
+        first = count // 2 if count >= _SHARED and not self._alone else count
         second = count - first
+        wall, cpu = time.monotonic(), time.process_time()
         if second:
             self._work.put((begin + first, target + first, second))
         done, fault = self._lanes[0].copy(self.source.fd, self.sink.fd, begin, target, first)
@@ -98,6 +106,11 @@ class ParallelTransfer(Transfer):
             more, late = self._results.get()
             if done == first:
                 done, fault = done + more, late
+            both = (time.process_time() - cpu) / (time.monotonic() - wall + 1e-9) > _BOTH_BUSY
+            self._alone = 0 if both else _ALONE
+        elif self._alone:
+            self._alone -= 1
+            self._rounds_alone += 1
         self.calls["preadv"] = sum(lane.reads for lane in self._lanes)
         self.calls["pwrite"] = sum(lane.writes for lane in self._lanes)
         self.delivered += done
@@ -114,6 +127,10 @@ class ParallelTransfer(Transfer):
         if self._worker.is_alive():
             self._work.put(None)
             self._worker.join()
+            if self._rounds_alone:
+                self.notes.append(
+                    f"{self._rounds_alone} rounds by one thread: the other processor was busy"
+                )
 
     def _serve(self) -> None:
         while (task := self._work.get()) is not None:

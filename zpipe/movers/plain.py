@@ -62,8 +62,14 @@ class PlainTransfer(Transfer):
         # a datagram is taken whole: what does not fit a read is lost
         room = BUFFER if facts.keeps_boundaries else count
         try:
-            self.calls["readv"] += 1
-            got = os.readv(self.source.fd, [self._buffer[:room]])
+            if facts.may_block and facts.is_socket:
+                from zpipe.kernel.network import receive_without_waiting
+
+                self.calls["recvfrom"] += 1
+                got = receive_without_waiting(self.source.fd, self._buffer[:room])
+            else:
+                self.calls["readv"] += 1
+                got = os.readv(self.source.fd, [self._buffer[:room]])
         except BlockingIOError:
             return WAIT_SOURCE
         except OSError as error:
@@ -111,7 +117,7 @@ class Plain(Mover):
 
     name = "plain"
     summary = "read and write through a reused buffer; serves every pair"
-    syscalls = frozenset({"readv", "write", "sendto"})
+    syscalls = frozenset({"readv", "recvfrom", "write", "sendto"})
 
     def fits(self, source: FdFacts, sink: FdFacts) -> Fit:
         if sink.keeps_boundaries and not source.keeps_boundaries:

@@ -8,7 +8,7 @@ import os
 from zpipe.facts import NEVER_CLONES
 from zpipe.kernel.clone import clone, clone_range
 from zpipe.kernel.errnos import CLONE_REFUSED
-from zpipe.movers.contract import ENDED, Cost, Fit, Moved, Mover, Transfer, Tuning, refuse
+from zpipe.movers.contract import ENDED, Cost, FallBack, Fit, Moved, Mover, Transfer, Tuning, refuse
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -32,6 +32,8 @@ class ReflinkTransfer(Transfer):
             self._count = min(self._count, limit)
         self._to_end = self._count == facts.size
         self._whole = self._to_end and self._begin == 0 and sink.facts.fresh
+        # only the end of the file need not be aligned; nothing is cloned if a rest would be left
+        self._aligned = self._to_end or self._count % BLOCK == 0
 
     def step(self, allowance: int) -> Step:
         left = self._count - self.delivered
@@ -44,11 +46,9 @@ class ReflinkTransfer(Transfer):
             except OSError as error:
                 return self.refused("ioctl(FICLONE)", error, CLONE_REFUSED, None)
             return self._advance(left)
+        if not self._aligned:
+            return FallBack("ioctl(FICLONERANGE)", errno.EINVAL)
         count = min(left, max(BLOCK, allowance - allowance % BLOCK))
-        if count % BLOCK and not (self._to_end and count == left):
-            # only the end of the file need not be aligned
-            invalid = OSError(errno.EINVAL, "")
-            return self.refused("ioctl(FICLONERANGE)", invalid, CLONE_REFUSED, None)
         begin, target = self._begin + self.delivered, self._target + self.delivered
         try:
             self.calls["ioctl(FICLONERANGE)"] += 1

@@ -69,6 +69,9 @@ class Sendfile(Mover):
             return refuse(f"{source.size} bytes are few: read and write are quicker")
         if why := refused_by_splice(sink):
             return refuse(why)
+        if sink.may_block:
+            # one call would sleep until the reader has taken all of it, deaf to signals
+            return refuse("the sink blocks, and its flags are not ours to change")
         return by_reference(source, sink)
 
     def cost(self, source: FdFacts, sink: FdFacts) -> Cost:

@@ -128,20 +128,23 @@ class SpliceTransfer(Transfer):
         return self._write_rest() if not self.sink.facts.may_block else WAIT_SINK
 
     def _copy_past(self, count: int) -> Step:
-        """Read past an urgent mark."""
+        """Receive past an urgent mark."""
+        from zpipe.kernel.network import receive_without_waiting
+
         self._told_ready = False
         try:
-            self.calls["read"] += 1
-            data = os.read(self.source.fd, min(count, _COPY))
+            self.calls["recvfrom"] += 1
+            data = memoryview(bytearray(min(count, _COPY)))
+            got = receive_without_waiting(self.source.fd, data)
         except BlockingIOError:
             self._told_ready = True
             return WAIT_SOURCE
         except OSError as error:
-            raise MoveFault("read", "source", error) from error
-        if not data:
+            raise MoveFault("recv", "source", error) from error
+        if not got:
             self._ended = True
             return ENDED
-        self._rest = memoryview(data)
+        self._rest = data[:got]
         return self._write_rest()
 
     def _write_rest(self) -> Step:
@@ -166,12 +169,13 @@ class SpliceTransfer(Transfer):
 
             try:
                 self.calls["recvfrom"] += 1
-                if peek(self.source.fd):
-                    return self._copy_past(count)
+                ended = not peek(self.source.fd)
             except BlockingIOError:
-                return WAIT_SOURCE
+                ended = False  # a blocking socket at an urgent mark
             except OSError as error:
                 raise MoveFault("recv", "source", error) from error
+            if not ended:
+                return self._copy_past(count)
         elif self.delivered == 0 and not facts.on_disk and facts.type != "pipe":
             # a device may have no more to say about splice than 0
             return FallBack("splice", 0)
