@@ -7,9 +7,13 @@ missing program or privilege fails instead, since CI installs what it needs.
 from __future__ import annotations
 
 import os
+import select
 import shutil
+import signal
 import subprocess
 import sys
+import time
+import traceback
 from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, NoReturn
@@ -17,7 +21,7 @@ from typing import IO, TYPE_CHECKING, NoReturn
 import pytest
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Callable, Iterator, Sequence
 
 ZPIPE = [sys.executable, "-m", "zpipe"]
 ROOT = Path(__file__).resolve().parent.parent
@@ -136,3 +140,99 @@ def mounted(kind: str, place: Path, size: int) -> Iterator[Path]:
         yield place
     finally:
         subprocess.run(["umount", str(place)], check=True, capture_output=True)
+
+
+def as_stranger(folder: Path, work: Callable[[], None]) -> None:
+    """Do `work` in a forked child, in `folder`, as a user without privileges; fail as it fails.
+
+    The user has a number of its own, so that no quota is shared with others. The folders above
+    may be closed to it: `work` uses names relative to `folder`, and what it needs is imported
+    before.
+    """
+    need_root()
+    reader, writer = os.pipe()
+    child = os.fork()
+    if child == 0:
+        try:
+            os.chdir(folder)
+            number = 1_000_000 + os.getpid()
+            os.setgroups([])
+            os.setgid(number)
+            os.setuid(number)
+            work()
+        except BaseException:
+            os.write(writer, traceback.format_exc()[-60000:].encode())
+        finally:
+            os._exit(0)
+    os.close(writer)
+    with open(reader) as told:
+        failure = told.read()
+    _, status = os.waitpid(child, 0)
+    assert not failure, failure
+    assert status == 0, f"the child ended with status {status}"
+
+
+def strace(*options: str) -> list[str]:
+    """Return the words that run a command under strace, quietly, or skip where it cannot trace."""
+    program = need("strace")
+    tried = subprocess.run(
+        [program, "-f", "-o", "/dev/null", "true"], capture_output=True, check=False
+    )
+    if tried.returncode:
+        missing(f"strace cannot trace: {tried.stderr.decode().strip()}")
+    return [program, "-f", "-qq", *options]
+
+
+@contextmanager
+def loop_device(image: Path) -> Iterator[Path]:
+    """Make a block device of a file."""
+    need_root()
+    command = [need("losetup"), "--find", "--show", str(image)]
+    done = subprocess.run(command, capture_output=True, check=False)
+    if done.returncode:
+        missing(f"losetup: {done.stderr.decode().strip()}")
+    device = Path(done.stdout.decode().strip())
+    try:
+        yield device
+    finally:
+        subprocess.run(["losetup", "--detach", str(device)], check=True)
+
+
+def until(condition: Callable[[], object], what: str) -> None:
+    """Ask again and again until something holds; fail when it does not come true."""
+    end = time.monotonic() + LONGEST / 2
+    while not condition():
+        if time.monotonic() > end:
+            pytest.fail(f"in vain waited until {what}")
+        select.select([], [], [], 0.002)
+
+
+def until_listening_to_signals(process: subprocess.Popen[bytes]) -> None:
+    """Wait until a zpipe has its handlers in place (SIGUSR1 is the last of them)."""
+
+    def caught() -> bool:
+        assert process.poll() is None, f"ended already, by {process.returncode}"
+        with open(f"/proc/{process.pid}/status") as status:
+            masks = [line.split()[1] for line in status if line.startswith("SigCgt:")]
+        return bool(int(masks[0], 16) >> (signal.SIGUSR1 - 1) & 1)
+
+    until(caught, "zpipe listens to signals")
+
+
+def nobody() -> list[str]:
+    """Return the words that run a command as a user without privileges, or skip.
+
+    The folder to work in is given as cwd: the folders above it may be closed to that user.
+    """
+    need_root()
+    words = [need("setpriv"), "--reuid=65534", "--regid=65534", "--clear-groups"]
+    tried = subprocess.run(
+        [*words, sys.executable, "-c", "import zpipe.cli, click"],
+        cwd="/",
+        env=environment(),
+        capture_output=True,
+        check=False,
+    )
+    if tried.returncode:
+        missing("a user without privileges cannot read this checkout or its Python")
+    return words

@@ -10,7 +10,8 @@ if TYPE_CHECKING:
     from collections.abc import Iterable
 
     from zpipe.engine.report import HopReport, Report
-    from zpipe.graph.model import Graph
+    from zpipe.facts import FdFacts
+    from zpipe.graph.model import Graph, Wishes
     from zpipe.movers.contract import Cost
     from zpipe.plan.choice import HopPlan
 
@@ -67,7 +68,8 @@ def foreseen(graph: Graph) -> str:
         ends = []
         for name, is_sink in ((edge.source, False), (edge.sink, True)):
             endpoint = graph.node(name).endpoint
-            ends.append(kind_of(endpoint.kind).preview(endpoint, sink=is_sink))
+            facts = kind_of(endpoint.kind).preview(endpoint, sink=is_sink)
+            ends.append(_as_wished(facts, edge.wishes, sink=is_sink))
         source, sink = graph.node(edge.source), graph.node(edge.sink)
         if ends[0].on_disk and ends[0].identity == ends[1].identity:
             raise UsageError(
@@ -77,6 +79,18 @@ def foreseen(graph: Graph) -> str:
         labels[edge.source, edge.sink] = plan.first.name
         lines += planned(source.endpoint.text, sink.endpoint.text, plan).splitlines()[1:]
     return "\n".join([draw(graph, labels), *lines])
+
+
+def _as_wished(facts: FdFacts, wishes: Wishes, *, sink: bool) -> FdFacts:
+    """Return the likely facts of an end once it is opened as the user wishes."""
+    from zpipe.values import replace
+
+    if sink and wishes.append:
+        return replace(facts, append=True, fresh=False)
+    if not sink and wishes.offset and facts.position is not None and facts.size is not None:
+        rest = max(0, facts.position + facts.size - wishes.offset)
+        return replace(facts, position=wishes.offset, size=rest)
+    return facts
 
 
 def _hop(hop: HopReport) -> list[str]:

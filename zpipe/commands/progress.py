@@ -34,12 +34,15 @@ class Progress:
             return
         if self._display is None:
             self._display = self._start()
+        state = {
+            "completed": hop.moved,
+            "mover": hop.mover,
+            "average": hop.moved / hop.seconds if hop.seconds else 0,
+        }
         if self._task is None:
-            self._task = self._display.add_task(
-                f"{hop.source} -> {hop.sink}", total=hop.expected, mover=hop.mover
-            )
-        self._display.update(self._task, completed=hop.moved, mover=hop.mover)
-        self._display.refresh()
+            name = f"{hop.source} -> {hop.sink}"
+            self._task = self._display.add_task(name, total=hop.expected, **state)
+        self._display.update(self._task, refresh=True, **state)
 
     def close(self) -> None:
         """Take the display away. What is shown next begins a new one."""
@@ -64,7 +67,7 @@ class Progress:
             """In the units of the bytes beside it; rich's own column counts by thousands."""
 
             def render(self, task: Task) -> Text:
-                speed = task.speed
+                speed = task.speed or task.fields["average"]  # no window at the first sight
                 text = f"{format_size(speed)}/s" if speed else ""
                 return Text(text, style="progress.data.speed")
 

@@ -43,8 +43,11 @@ class Waiter(ABC):
         """
 
     @abstractmethod
-    def pause(self, seconds: float) -> None:
-        """Sleep for a while. Raises: Interrupted  a signal asked for the end."""
+    def pause(self, seconds: float, name: str, act: str) -> None:
+        """Sleep for a while, where no fd tells when to go on; whoever does so heeds `patience`.
+
+        Raises: Interrupted  a signal asked for the end.
+        """
 
     def say(self, text: str) -> None:
         """Tell the user what cannot wait until the report, such as the port that was chosen."""

@@ -1,23 +1,27 @@
 """FIFOs: named pipes, whose two sides wait for each other.
 
 A source is opened at once and waited for until the first writer has come: reading earlier would
-give a false end of file. A sink's open sleeps in the kernel until a reader comes; it does so in a
-thread, which is woken by opening the other side where the wait has to end.
+give a false end of file. A sink is tried again and again until a reader has come: an open that
+sleeps in the kernel could not be called back where the FIFO is unlinked, or not ours to read.
 """
 
 from __future__ import annotations
 
+import errno
 import os
 import stat
+import time
 
 from zpipe.endpoints.contract import End, EndpointKind, Opening
 from zpipe.endpoints.gather import gather
-from zpipe.errors import TransferError, UsageError, open_failed
+from zpipe.errors import StalledError, TransferError, UsageError, open_failed
 from zpipe.facts import FdFacts
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from zpipe.graph.model import Endpoint
+
+_GLANCE = 0.02
 
 
 def open_source(path: str, name: str, opening: Opening, offset: int = 0) -> End:
@@ -40,53 +44,27 @@ def open_source(path: str, name: str, opening: Opening, offset: int = 0) -> End:
     return end
 
 
-def open_sink(path: str, name: str, opening: Opening) -> End:
-    """Open a FIFO for writing once it has a reader. Raises: TransferError."""
-    try:
-        # succeeds where a reader is there already: no thread needed
-        fd = os.open(path, os.O_WRONLY | os.O_CLOEXEC | os.O_NONBLOCK)
-    except OSError as error:
-        if not isinstance(error, FileNotFoundError | PermissionError | IsADirectoryError):
-            fd = _open_when_read(path, name, opening)
-        else:
-            raise open_failed(name, "open", error) from error
-    os.set_blocking(fd, False)
-    return End(fd, name, gather(fd))
+def open_sink(path: str, name: str, opening: Opening, offset: int = 0) -> End:
+    """Open a FIFO for writing once it has a reader.
 
-
-def _open_when_read(path: str, name: str, opening: Opening) -> int:
-    import threading
-
-    reader, writer = os.pipe2(os.O_CLOEXEC)
-    outcome: list[int | OSError] = []
-
-    def open_blocking() -> None:
+    Raises: TransferError  it cannot be opened, or an offset is asked of a stream.
+            StalledError   no reader came within the stall timeout.
+    """
+    if offset:
+        raise TransferError(f"{name}: seek to {offset}: a FIFO has no offsets")
+    waiter = opening.waiter
+    until = None if waiter.patience is None else time.monotonic() + waiter.patience
+    while True:
         try:
-            outcome.append(os.open(path, os.O_WRONLY | os.O_CLOEXEC))
+            fd = os.open(path, os.O_WRONLY | os.O_CLOEXEC | os.O_NONBLOCK)
+            break
         except OSError as error:
-            outcome.append(error)
-        os.write(writer, b"x")
-
-    thread = threading.Thread(target=open_blocking, daemon=True)
-    thread.start()
-    try:
-        opening.waiter.wait(reader, name, "wait for a reader")
-    except BaseException:
-        # a reader of our own lets the sleeping open return
-        own = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
-        thread.join()
-        os.close(own)
-        if outcome and isinstance(outcome[0], int):
-            os.close(outcome[0])
-        raise
-    finally:
-        thread.join()
-        os.close(reader)
-        os.close(writer)
-    result = outcome[0]
-    if isinstance(result, OSError):
-        raise open_failed(name, "open", result) from result
-    return result
+            if error.errno != errno.ENXIO:
+                raise open_failed(name, "open", error) from error
+        if until is not None and time.monotonic() >= until:
+            raise StalledError(f"{name}: wait for a reader: stalled for {waiter.patience:g} s")
+        waiter.pause(_GLANCE, name, "wait for a reader")
+    return End(fd, name, gather(fd))
 
 
 class Fifo(EndpointKind):

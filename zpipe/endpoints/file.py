@@ -132,7 +132,7 @@ class File(EndpointKind):
         if stat.S_ISFIFO(kind):
             from zpipe.endpoints import fifo
 
-            return fifo.open_sink(path, endpoint.text, opening)
+            return fifo.open_sink(path, endpoint.text, opening, offset or 0)
         if stat.S_ISSOCK(kind):
             raise TransferError(f"{path}: open: is a socket; to connect, write unix:{path}")
         bits = option(endpoint, "mode", mode, opening.mode)
@@ -162,13 +162,13 @@ class File(EndpointKind):
                 if above is None:
                     raise FileNotFoundError(errno.ENOENT, "")
                 facts = _like_directory(os.path.dirname(path) or ".")
-            elif sink and facts.type == "regular":
-                facts = _renewed(facts)
         except OSError as error:
             raise open_failed(endpoint.text, "open", error) from error
-        if facts.type == "directory":
+        if facts.type == "directory" or not os.path.basename(path):
             raise open_failed(endpoint.text, "open", OSError(errno.EISDIR, ""))
-        return facts
+        if facts.type == "unix":
+            raise TransferError(f"{path}: open: is a socket; to connect, write unix:{path}")
+        return _as_asked(facts, endpoint, sink=sink)
 
     def _open_as_it_is(
         self, endpoint: Endpoint, opening: Opening, kind: int, append: bool, offset: int, bits: int
@@ -224,6 +224,22 @@ def _renewed(facts: FdFacts) -> FdFacts:
     from zpipe.values import replace
 
     return replace(facts, fresh=True, size=0, allocated=0)
+
+
+def _as_asked(facts: FdFacts, endpoint: Endpoint, *, sink: bool) -> FdFacts:
+    """Return the likely facts of a path once it is opened with its options."""
+    from zpipe.values import replace
+
+    append = option(endpoint, "append", flag, False)
+    offset = size_option(endpoint, "offset")
+    if facts.position is not None:
+        if not sink or append or offset is not None:
+            start = offset or 0
+            size = max(0, facts.size - start) if facts.size is not None else None
+            facts = replace(facts, position=start, size=size, append=append, fresh=False)
+        elif facts.type == "regular":
+            facts = _renewed(facts)
+    return asked_direct(facts) if option(endpoint, "direct", flag, False) else facts
 
 
 def _like_directory(path: str) -> FdFacts:

@@ -34,8 +34,13 @@ class SocketEnd(End):
             sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
             # an urgent byte stays in its place in the stream, instead of being lost beside it
             sock.setsockopt(socket.SOL_SOCKET, socket.SO_OOBINLINE, 1)
+        try:
+            facts = gather(sock.fileno())
+        except OSError:
+            sock.close()
+            raise
         fd = sock.detach()
-        super().__init__(fd, name, gather(fd))
+        super().__init__(fd, name, facts)
         self._sink = sink
         self._linger = linger
         if sink and self.facts.route == "lo":
@@ -60,22 +65,18 @@ def connect(
     sock = socket.socket(family, socket.SOCK_STREAM | socket.SOCK_CLOEXEC)
     try:
         sock.setblocking(False)
-        result = sock.connect_ex(address)  # type: ignore[arg-type]
-        if result == errno.EAGAIN:
+        until = time.monotonic() + timeout
+        while (result := sock.connect_ex(address)) == errno.EAGAIN:  # type: ignore[arg-type]
             # a UNIX listener whose backlog is full says so at once; nothing tells when it is not
-            sock.setblocking(True)
-            sock.settimeout(timeout)
-            sock.connect(address)  # type: ignore[arg-type]
-            result = 0
+            if time.monotonic() >= until:
+                raise StalledError(f"{name}: connect: no answer within {timeout:g} s")
+            waiter.pause(_GLANCE, name, "connect")
         if result == errno.EINPROGRESS:
             if not waiter.wait(sock.fileno(), name, "connect", write=True, timeout=timeout):
                 raise StalledError(f"{name}: connect: no answer within {timeout:g} s")
             result = sock.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
         if result:
             raise OSError(result, "")
-    except TimeoutError:
-        sock.close()
-        raise StalledError(f"{name}: connect: no answer within {timeout:g} s") from None
     except OSError as error:
         sock.close()
         raise open_failed(name, "connect", error) from error
@@ -145,7 +146,7 @@ def deliver(fd: int, name: str, waiter: Waiter, linger: float = LINGER) -> None:
                         f" {left} bytes are not acknowledged"
                     )
                 # no event tells of an acknowledgement
-                waiter.pause(_GLANCE)
+                waiter.pause(_GLANCE, name, "wait for the peer to read")
                 continue
             until = now + linger if until is None else until
             if closed or now >= until:

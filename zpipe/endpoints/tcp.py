@@ -25,7 +25,8 @@ def host_and_port(endpoint: Endpoint, *, any_host: bool = False) -> tuple[str, i
         host = host[1:-1]
     elif ":" in host:
         raise UsageError(f"{endpoint.text}: put an IPv6 address in brackets, like [::1]:80")
-    if not colon or not port.isascii() or not port.isdigit() or int(port) > 65535:
+    digits = port.isascii() and port.isdigit() and len(port) <= 5
+    if not colon or not digits or int(port) > 65535:
         raise UsageError(f"{endpoint.text}: give a port from 0 to 65535 after the host")
     if not host and not any_host:
         raise UsageError(f"{endpoint.text}: give a host before the port")

@@ -10,7 +10,7 @@ import os
 
 from zpipe.endpoints import kind_of
 from zpipe.endpoints.contract import End, Opening
-from zpipe.errors import UsageError
+from zpipe.errors import UsageError, open_failed
 from zpipe.facts import NEVER_CLONES
 from zpipe.kernel.clone import clone
 from zpipe.kernel.errnos import CLONE_REFUSED, LEASE_REFUSED
@@ -19,10 +19,11 @@ from zpipe.values import replace
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from contextlib import ExitStack
 
     from zpipe.endpoints.contract import Waiter
-    from zpipe.graph.model import Edge, Graph, Wishes
+    from zpipe.graph.model import Edge, Endpoint, Graph, Wishes
 
 
 def open_ends(
@@ -41,7 +42,8 @@ def open_ends(
         for asked, name in ((wishes.append, "--append"), (wishes.inplace, "--inplace")):
             if asked:
                 raise UsageError(f"{at_sink.text}: {name} is for a file that a path names")
-    source = kind_of(at_source.kind).open_source(at_source, Opening(waiter, offset=wishes.offset))
+    opening = Opening(waiter, offset=wishes.offset)
+    source = _open(kind_of(at_source.kind).open_source, at_source, opening)
     stack.callback(source.close)
     mode = 0o666
     if source.facts.type == "regular":
@@ -54,7 +56,7 @@ def open_ends(
         mode=mode,
         refuse=source.facts.identity if source.facts.on_disk else None,
     )
-    sink = kind_of(at_sink.kind).open_sink(at_sink, opening)
+    sink = _open(kind_of(at_sink.kind).open_sink, at_sink, opening)
     stack.callback(sink.close)
     lease = None
     if wishes.lease:
@@ -71,6 +73,16 @@ def open_ends(
     if wishes.stable and source.facts.type == "regular" and sink.facts.holds_references:
         _use_clone(source)
     return source, sink, wishes, lease
+
+
+def _open(
+    open_one: Callable[[Endpoint, Opening], End], endpoint: Endpoint, opening: Opening
+) -> End:
+    """Open one end; what it did not foresee, such as EMFILE, is told in its name too."""
+    try:
+        return open_one(endpoint, opening)
+    except OSError as error:
+        raise open_failed(endpoint.text, "open", error) from error
 
 
 def _lease(source: End) -> Lease | None:

@@ -30,8 +30,8 @@ class EngineWaiter(Waiter):
     def say(self, text: str) -> None:
         self._feedback.said(text)
 
-    def pause(self, seconds: float) -> None:
-        self.sleep({}, seconds)
+    def pause(self, seconds: float, name: str, act: str) -> None:
+        self.sleep({}, seconds, f"{name}: {act}")
 
     def wait(
         self, fd: int, name: str, act: str, *, write: bool = False, timeout: float | None = None

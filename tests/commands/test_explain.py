@@ -1,0 +1,282 @@
+"""Plans and outcomes for people, and plans of which nothing is carried out."""
+
+from __future__ import annotations
+
+import os
+import re
+import socket
+import subprocess
+from typing import TYPE_CHECKING
+
+import pytest
+
+import zpipe as library
+from tests.commands.shell import BIG, SMALL, names, refused, shell
+from tests.machine import ZPIPE, content, environment, missing, strace, zpipe
+from zpipe.commands.explain import foreseen, happened, planned
+from zpipe.engine.copy import pair
+from zpipe.graph.model import Wishes
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+ARROW = "──▶"
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    (tmp_path / "a").write_bytes(content(SMALL))
+    (tmp_path / "b").write_bytes(content(BIG))
+    (tmp_path / "d").mkdir()
+    return tmp_path
+
+
+def rows(text: str) -> dict[str, list[str]]:
+    """Return the lines of an explanation by their labels."""
+    found: dict[str, list[str]] = {}
+    label = ""
+    for line in text.splitlines():
+        if line.startswith("  "):
+            label = line[2:12].strip() or label
+            found.setdefault(label, []).append(line[12:])
+        else:
+            found.setdefault("head", []).append(line)
+    return found
+
+
+def test_plan_and_outcome_of_a_copy(folder: Path) -> None:
+    done = zpipe("cp", "--explain", "--no-via", "copy_range", "b", "x", cwd=folder)
+    assert (done.returncode, done.stdout) == (0, b"")
+    told = rows(done.stderr.decode())
+    assert told["head"] == [f"b ── sendfile {ARROW} x"]
+    assert told["plan"][0].startswith("sendfile: ")
+    assert "copy_range: forbidden by --no-via copy_range" in told["refused"]
+    assert told["else"] == ["splice, plain"]
+    assert "CPU cop" in told["cost"][0]
+    assert "DMA cop" in told["cost"][0]
+    assert re.search(r"system calls and .* switches", told["cost"][1])
+    assert told["outcome"][0].startswith(f"sendfile reached the end: {BIG} bytes (97.7 KiB) in ")
+    assert re.fullmatch(r"\d+ system calls?: sendfile \d+.*", told["calls"][0])
+    assert re.search(r"\d+ voluntary and \d+ involuntary context switches", told["cpu"][0])
+
+
+def test_one_call_is_singular(folder: Path) -> None:
+    done = zpipe("cp", "--explain", "--length", "0", "b", "x", cwd=folder)
+    assert b"0 bytes" in done.stderr
+    done = zpipe("cp", "--explain", "--via", "copy_range", "b", "x", cwd=folder)
+    assert b" 1 system calls" not in done.stderr
+
+
+def test_the_caveat_of_references_and_how_to_be_rid_of_it(folder: Path) -> None:
+    told = rows(zpipe("cp", "--explain", "b", "-", cwd=folder).stderr.decode())
+    assert "by reference" in told["caveat"][0]
+    assert "--stable" in told["caveat"][0]
+    told = rows(zpipe("cp", "--explain", "--stable", "b", "-", cwd=folder).stderr.decode())
+    assert "caveat" not in told
+    assert (
+        "sendfile, splice: its pages would go by reference, and --stable asks for copies"
+        in (told["refused"])
+    )
+
+
+def test_a_fallback_and_who_carried_what(folder: Path) -> None:
+    inject = ["inject=copy_file_range:error=EXDEV", "inject=sendfile:error=ENOSYS"]
+    words = strace(
+        "-o", "/dev/null", "-e", "trace=copy_file_range,sendfile", "-e", inject[0], "-e", inject[1]
+    )
+    done = zpipe("cp", "--explain", "b", "x", cwd=folder, before=words)
+    told = rows(done.stderr.decode())
+    assert told["fallback"] == [
+        "copy_range: copy_file_range: Invalid cross-device link (EXDEV)",
+        "sendfile: sendfile: Function not implemented (ENOSYS)",
+    ]
+    assert told["outcome"][0].startswith("splice reached the end")
+    assert (folder / "x").read_bytes() == content(BIG)
+
+
+def test_why_a_target_was_written_in_place(folder: Path) -> None:
+    (folder / "x").write_bytes(b"old")
+    os.link(folder / "x", folder / "y")
+    told = rows(zpipe("cp", "--explain", "b", "x", cwd=folder).stderr.decode())
+    assert told["note"] == ["written in place: it has 2 links"]
+
+
+def test_waiting_is_told_by_what_was_waited_for(folder: Path) -> None:
+    done = zpipe("cp", "--explain", "--rate-limit", "400K", "b", "x", cwd=folder)
+    assert rows(done.stderr.decode())["waited"][0].endswith(" for the rate limit")
+    done = zpipe("cp", "--explain", "exec:sh -c 'sleep 0.1; echo'", "x", cwd=folder)
+    assert rows(done.stderr.decode())["waited"][0].endswith(" for the source")
+
+
+def test_what_is_explained_can_be_had_from_the_library(folder: Path) -> None:
+    report = library.copy(str(folder / "b"), str(folder / "x"))
+    (hop,) = report.hops
+    assert planned("one", "two", hop.plan).startswith(f"one ── {hop.plan.first.name} {ARROW} two\n")
+    assert f"{BIG} bytes" in happened(report)
+
+
+@pytest.mark.parametrize("option", ["--explain", "--json"])
+def test_a_reader_of_stderr_that_has_gone_does_not_stop_the_copy(folder: Path, option: str) -> None:
+    reader, writer = os.pipe()
+    os.close(reader)
+    command = [*ZPIPE, "cp", option, "b", "x"]
+    done = subprocess.run(command, cwd=folder, env=environment(), stderr=writer, check=False)
+    os.close(writer)
+    assert done.returncode == 0
+    assert (folder / "x").read_bytes() == content(BIG)
+
+
+@pytest.mark.parametrize("source", ["a", "b"])
+def test_in_a_locale_without_arrows(folder: Path, source: str) -> None:
+    env = environment(LC_ALL="POSIX", PYTHONUTF8="0", PYTHONCOERCECLOCALE="0")
+    done = zpipe("cp", "--explain", source, "x", cwd=folder, env=env)
+    assert done.returncode == 0
+    assert b"reached the end" in done.stderr
+    done = zpipe("cp", "--dry-run", source, "x", cwd=folder, env=env)
+    assert (done.returncode, done.stderr) == (0, b"")
+    assert b"plan" in done.stdout
+
+
+# --dry-run
+
+
+def test_a_dry_run_plans_what_then_happens(folder: Path) -> None:
+    plan = zpipe("cp", "--dry-run", "b", "x", cwd=folder)
+    assert (plan.returncode, plan.stderr) == (0, b"")
+    assert names(folder) == ["a", "b", "d"]
+    done = zpipe("cp", "--explain", "b", "x", cwd=folder)
+    assert done.stderr.startswith(plan.stdout)
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["b", "x"],
+        ["b", "d"],
+        ["b", "d/x"],
+        ["--inplace", "b", "a"],
+        ["--append", "b", "a"],
+        ["a", "b"],
+        ["exec:touch started", "x"],
+        ["b", "exec:touch started"],
+        ["b", "unix:socket"],
+        ["unix-listen:socket", "x"],
+        ["tcp-listen://127.0.0.1:0", "x"],
+        ["tcp://127.0.0.1:1", "x"],
+        ["fifo", "x"],
+        ["b", "fifo"],
+        ["pipe:fifo", "x"],
+        ["pattern:x?size=1G", "x"],
+        ["zero:", "null:"],
+        ["-", "-"],
+    ],
+    ids=" ".join,
+)
+def test_a_dry_run_creates_connects_and_starts_nothing(folder: Path, words: list[str]) -> None:
+    os.mkfifo(folder / "fifo")
+    before = names(folder)
+    done = zpipe("cp", "--dry-run", *words, cwd=folder)
+    assert (done.returncode, done.stderr) == (0, b"")
+    told = rows(done.stdout.decode())
+    assert ARROW in told["head"][0]
+    assert told["plan"]
+    assert told["cost"]
+    assert names(folder) == before
+    assert names(folder / "d") == []
+    assert (folder / "a").read_bytes() == content(SMALL)
+    assert (folder / "b").read_bytes() == content(BIG)
+
+
+@pytest.mark.parametrize("side", ["source", "sink"])
+def test_a_listener_sees_no_connection_of_a_dry_run(folder: Path, side: str) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        server.setblocking(False)
+        address = f"tcp://127.0.0.1:{server.getsockname()[1]}"
+        words = [address, "x"] if side == "source" else ["b", address]
+        assert zpipe("cp", "--dry-run", *words, cwd=folder).returncode == 0
+        with pytest.raises(BlockingIOError):
+            server.accept()
+
+
+@pytest.mark.parametrize(
+    ("words", "status", "message"),
+    [
+        (["nosuch", "x"], 1, "nosuch: open: No such file or directory"),
+        (["d", "x"], 1, "d: open: Is a directory"),
+        (["b", "nosuch/x"], 1, "nosuch/x: open: No such file or directory"),
+        (["exec:nosuch-program", "x"], 1, "No such file or directory"),
+        (["b", "b"], 2, "b: is the source itself"),
+        (["b", "pipe:a"], 1, "is not a FIFO"),
+        (["fd:77", "x"], 1, "fd:77: open: Bad file descriptor"),
+        (["--via", "parallel", "b", "x"], 2, "--via parallel: below 64 MiB"),
+        (["tcp://nosuch.invalid:1", "x"], 1, "resolve nosuch.invalid"),
+    ],
+)
+def test_a_dry_run_refuses_what_is_certain_to_fail(
+    folder: Path, words: list[str], status: int, message: str
+) -> None:
+    done = zpipe("cp", "--dry-run", *words, cwd=folder)
+    refused(done, status, message)
+    assert done.stdout == b""
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        [],
+        ["--append"],
+        ["--inplace"],
+        ["--offset", "4096"],
+        ["--offset", "99990"],
+        ["--stable"],
+        ["--via", "splice"],
+        ["--no-via", "copy_range"],
+    ],
+    ids=" ".join,
+)
+@pytest.mark.parametrize("words", [["b", "x"], ["b", "old"], ["b", "/dev/null"], ["-", "x"]])
+def test_a_dry_run_names_the_mover_that_is_taken(
+    folder: Path, options: list[str], words: list[str]
+) -> None:
+    (folder / "old").write_bytes(bytes(10))
+    plan, done = (
+        zpipe("cp", option, *options, *words, cwd=folder, before=shell('exec "$@" <b'))
+        for option in ("--dry-run", "--explain")
+    )
+    assert plan.returncode == done.returncode == 0, (plan.stderr, done.stderr)
+    seen, real = rows(plan.stdout.decode()), rows(done.stderr.decode())
+    assert seen["plan"] == real["plan"]
+    assert seen.get("refused") == real.get("refused")
+
+
+def test_a_plan_into_a_pager_that_was_left(folder: Path) -> None:
+    reader, writer = os.pipe()
+    os.close(reader)
+    done = zpipe("cp", "--dry-run", "b", "x", cwd=folder, stdout=writer)
+    os.close(writer)
+    assert (done.returncode, done.stderr) == (-13, b"")
+
+
+def test_a_plan_that_cannot_be_shown_is_an_error(folder: Path) -> None:
+    with open("/dev/full", "wb") as full:
+        done = zpipe("cp", "--dry-run", "b", "x", cwd=folder, stdout=full)
+    refused(done, 1, "standard output: write: No space left on device")
+    done = zpipe("cp", "--dry-run", "b", "x", cwd=folder, before=shell('exec "$@" >&-'))
+    refused(done, 1, "standard output: write: Bad file descriptor")
+
+
+def test_the_picture_of_a_graph(folder: Path) -> None:
+    text = foreseen(pair(str(folder / "b"), "null:", Wishes()))
+    assert text.splitlines()[0] == f"{folder}/b ── sendfile {ARROW} null:"
+
+
+def test_a_name_that_is_no_utf8_is_shown_as_it_is(folder: Path) -> None:
+    name = os.fsdecode(b"no\xffutf8")
+    try:
+        (folder / name).write_bytes(content(BIG))
+    except OSError:
+        missing("a filesystem that takes any bytes as a name")
+    for option, at in (("--dry-run", "stdout"), ("--explain", "stderr")):
+        done = zpipe("cp", option, name, "x", cwd=folder)
+        assert done.returncode == 0
+        assert getattr(done, at).startswith(b"no\xffutf8 ")

@@ -1,0 +1,204 @@
+"""How far a copy has come: on a real terminal, where it can be seen and only there."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import re
+import signal
+import subprocess
+import termios
+from typing import TYPE_CHECKING
+
+import pytest
+
+from tests.commands.shell import BIG
+from tests.machine import (
+    ZPIPE,
+    content,
+    environment,
+    started,
+    until,
+    until_listening_to_signals,
+    zpipe,
+)
+from zpipe.commands.progress import Lines, status_line
+from zpipe.engine.report import HopReport
+from zpipe.movers.contract import Cost
+from zpipe.plan.choice import Candidate, HopPlan
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+# a rate at which the display is due: what exceeds the first burst takes 1.2 s at least
+SLOWLY = ["--rate-limit", "80000"]
+PLAN = HopPlan((Candidate("plain", "", Cost(2, 0, 8)),), ())
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    (tmp_path / "b").write_bytes(content(BIG))
+    return tmp_path
+
+
+def on_terminal(folder: Path, *command: str, **variables: str) -> tuple[int, str]:
+    """Run a command in a session of its own with a terminal; return its status and the screen."""
+    ours, theirs = os.openpty()
+    fcntl.ioctl(theirs, termios.TIOCSWINSZ, b"\x18\x00\x50\x00\x00\x00\x00\x00")  # 24 x 80
+
+    def own_terminal() -> None:
+        fcntl.ioctl(0, termios.TIOCSCTTY, 0)
+
+    process = subprocess.Popen(
+        command,
+        stdin=theirs,
+        stdout=theirs,
+        stderr=theirs,
+        cwd=folder,
+        env=environment(TERM="xterm", **variables),
+        start_new_session=True,
+        preexec_fn=own_terminal,  # noqa: PLW1509
+    )
+    os.close(theirs)
+    screen = b""
+    try:
+        while got := os.read(ours, 65536):
+            screen += got
+    except OSError:
+        pass  # EIO: the last one who had the terminal has gone
+    os.close(ours)
+    return process.wait(30), screen.decode()
+
+
+def cp(*words: str) -> list[str]:
+    return [*ZPIPE, "cp", *words]
+
+
+def test_after_a_second_a_bar_is_drawn_and_taken_away(folder: Path) -> None:
+    status, screen = on_terminal(folder, *cp(*SLOWLY, "b", "x"))
+    assert status == 0
+    assert (folder / "x").read_bytes() == content(BIG)
+    assert "b -> x" in screen
+    assert re.search(r"\d\d\.\d/97\.7 KiB", screen)
+    assert re.search(r"\d+(\.\d+)? KiB/s", screen)
+    assert "copy_range" in screen
+    drawn, _, rest = screen.rpartition("copy_range")
+    assert "\x1b[2K" in rest  # the line is erased
+    assert rest.count("\x1b[?25h") == screen.count("\x1b[?25l") == 1  # the cursor is back
+    assert "zpipe" not in drawn
+
+
+def test_a_quick_copy_shows_nothing(folder: Path) -> None:
+    assert on_terminal(folder, *cp("b", "x")) == (0, "")
+
+
+@pytest.mark.parametrize("options", [["-q"], ["--progress", "never"]])
+def test_not_where_it_is_not_wanted(folder: Path, options: list[str]) -> None:
+    assert on_terminal(folder, *cp(*SLOWLY, *options, "b", "x")) == (0, "")
+
+
+def test_not_from_the_background(folder: Path) -> None:
+    """Another job has the terminal; a display would be drawn into its screen."""
+    script = 'set -m; "$@" & wait $!'
+    status, screen = on_terminal(folder, "sh", "-c", script, "sh", *cp(*SLOWLY, "b", "x"))
+    assert (folder / "x").read_bytes() == content(BIG)
+    assert (status, "b -> x" in screen) == (0, False)
+
+
+def test_not_where_stderr_is_no_terminal(folder: Path) -> None:
+    status, screen = on_terminal(
+        folder, "sh", "-c", 'exec "$@" 2>said', "sh", *cp(*SLOWLY, "b", "x")
+    )
+    assert (status, screen, (folder / "said").read_bytes()) == (0, "", b"")
+
+
+def test_always_is_at_once(folder: Path) -> None:
+    words = ["--progress", "always", "--rate-limit", "200000", "b", "x"]
+    status, screen = on_terminal(folder, *cp(*words))
+    assert (status, "b -> x" in screen) == (0, True)
+
+
+def test_always_without_a_terminal_is_a_line_each_second(folder: Path) -> None:
+    done = zpipe("cp", "--progress", "always", *SLOWLY, "b", "x", cwd=folder)
+    assert (done.returncode, done.stdout) == (0, b"")
+    line = r"zpipe: b -> x: \S+ KiB of 97\.7 KiB \(\d+ %\), \S+ KiB/s, \d\.\d+ s, copy_range\n"
+    assert re.fullmatch(f"({line})+", done.stderr.decode())
+
+
+def test_an_error_stands_on_a_line_of_its_own(folder: Path) -> None:
+    words = ["--progress", "always", "--rate-limit", "200000", "exec:sh -c 'cat b; exit 3'", "x"]
+    status, screen = on_terminal(folder, *cp(*words))
+    assert status == 1
+    assert screen.endswith("\x1b[2Kzpipe: exec:sh -c 'cat b; exit 3': exit status 3\r\n")
+
+
+def test_a_source_of_unknown_size_is_shown_too(folder: Path) -> None:
+    words = ["--progress", "always", "--rate-limit", "200000", "exec:cat b", "x"]
+    status, screen = on_terminal(folder, *cp(*words))
+    assert status == 0
+    assert "exec:cat b -> x" in screen
+    assert "/? " in screen
+
+
+def test_sigusr1_prints_one_line_and_the_copy_goes_on(folder: Path) -> None:
+    os.mkfifo(folder / "fifo")
+    with started("cp", "fifo", "x", cwd=folder) as process:
+        assert process.stderr is not None
+        until_listening_to_signals(process)
+        with open(folder / "fifo", "wb", buffering=0) as fifo:
+            for size in (1000, 3000):
+                fifo.write(content(BIG)[size - (1000 if size == 1000 else 2000) : size])
+                until(lambda: bytes_in_temporary(folder) == size, f"{size} bytes are there")  # noqa: B023
+                process.send_signal(signal.SIGUSR1)
+                line = process.stderr.readline().decode()
+                shown = {1000: "1000 B", 3000: "2.93 KiB"}[size]
+                assert re.fullmatch(
+                    rf"zpipe: fifo -> x: {re.escape(shown)}, \S+ \S+/s, \S+ m?s, splice\n", line
+                )
+        _, said = process.communicate(timeout=30)
+        assert (process.returncode, said) == (0, b"")
+    assert (folder / "x").read_bytes() == content(BIG)[:3000]
+
+
+def bytes_in_temporary(folder: Path) -> int:
+    sizes = [path.stat().st_size for path in folder.glob(".x.zpipe-*")]
+    return sum(sizes)
+
+
+def test_sigusr1_also_tells_what_is_waited_for_before_anything_moves(folder: Path) -> None:
+    os.mkfifo(folder / "fifo")
+    with started("cp", "fifo", "x", cwd=folder) as process:
+        assert process.stderr is not None
+        until_listening_to_signals(process)
+        process.send_signal(signal.SIGUSR1)
+        assert process.stderr.readline() == b"zpipe: fifo: wait for a writer\n"
+        (folder / "fifo").write_bytes(content(10))
+        _, said = process.communicate(timeout=30)
+        assert (process.returncode, said) == (0, b"")
+
+
+def hop(moved: int, expected: int | None, seconds: float, mover: str = "plain") -> HopReport:
+    report = HopReport("from", "to", PLAN, expected)
+    report.moved, report.seconds, report.mover = moved, seconds, mover
+    return report
+
+
+@pytest.mark.parametrize(
+    ("report", "line"),
+    [
+        (hop(0, None, 0.0, ""), "from -> to: 0 B, 0.00 ms"),
+        (hop(512, 1024, 0.5), "from -> to: 512 B of 1.00 KiB (50 %), 1.00 KiB/s, 0.50 s, plain"),
+        (hop(3 << 20, None, 60.0), "from -> to: 3.00 MiB, 51.2 KiB/s, 1:00, plain"),
+        (hop(0, 0, 1.0), "from -> to: 0 B, 0 B/s, 1.00 s, plain"),
+    ],
+)
+def test_the_status_line(report: HopReport, line: str) -> None:
+    assert status_line(report) == line
+
+
+def test_lines_stay_when_the_display_is_closed() -> None:
+    shown: list[str] = []
+    lines = Lines(shown.append)
+    lines.show(hop(1, 2, 1.0))
+    lines.close()
+    assert shown == ["zpipe: from -> to: 1 B of 2 B (50 %), 1 B/s, 1.00 s, plain"]

@@ -1,0 +1,326 @@
+"""Each errno of each mover's set, at each of its first calls, given by strace instead of the kernel.
+
+The copy is complete, or it says how much has arrived, and that is true. A refusal of the first
+call, where no mover was asked for by name, ends in a complete copy by another one.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+from concurrent.futures import ThreadPoolExecutor
+from typing import TYPE_CHECKING, NamedTuple
+
+import pytest
+
+from tests.failures.judging import judge
+from tests.machine import content, leftovers
+from tests.paths.tracing import run, strace
+from zpipe.kernel.errnos import CLONE_REFUSED, COPY_RANGE_REFUSED, DIRECT_REFUSED, SPLICE_REFUSED
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from tests.paths.tracing import Run
+
+CALLS = 5
+FINAL = (errno.EIO, errno.ENOSPC)
+
+
+class Case(NamedTuple):
+    """A mover, its call, and a pair for which that is made five times at least."""
+
+    mover: str
+    call: str
+    refusals: frozenset[int]
+    source: str = "source"
+    sink: str = "file"
+    words: tuple[str, ...] = ()
+    only_via: bool = False
+
+
+CASES = {
+    "splice to a file": Case("splice", "splice", SPLICE_REFUSED, words=("--pipe-size", "64K")),
+    "splice to a pipe": Case("splice", "splice", SPLICE_REFUSED, "stream", "-"),
+    "sendfile to a pipe": Case("sendfile", "sendfile", SPLICE_REFUSED, "source", "-"),
+    "copy_range": Case("copy_range", "copy_file_range", COPY_RANGE_REFUSED, "sparse"),
+    "copy_range in place": Case(
+        "copy_range", "copy_file_range", frozenset({errno.EXDEV}), "sparse", words=("--inplace",)
+    ),
+}
+
+
+def number(name: str) -> int:
+    value: int = getattr(errno, name)
+    return value
+
+
+def names(refusals: frozenset[int]) -> list[str]:
+    return sorted(errno.errorcode[each].replace("ENOTSUP", "EOPNOTSUPP") for each in refusals)
+
+
+MATRIX = [
+    pytest.param(case, name, id=f"{title}-{name}")
+    for title, case in CASES.items()
+    for name in (*names(case.refusals), "EIO", "ENOSPC", "EINTR")
+    if name not in names(case.refusals) or name != "EIO"
+]
+MATRIX = list({param.id: param for param in MATRIX}.values())
+
+
+@pytest.fixture(scope="module")
+def sources(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A file of eight times 64 KiB and a bit; the same with a hole before each of its parts."""
+    folder = tmp_path_factory.mktemp("sources")
+    (folder / "source").write_bytes(content((512 << 10) + 77))
+    with open(folder / "sparse", "wb") as file:
+        for place in range(6):
+            file.seek((2 * place + 1) << 16)
+            file.write(content(50_000, place))
+    return folder
+
+
+def inject(case: Case, name: str, when: int, via: bool, sources: Path, folder: Path) -> Run:
+    """Run the case with one fault, in a folder of its own, and judge it."""
+    folder.mkdir()
+    source = sources / ("sparse" if case.source == "sparse" else "source")
+    data = source.read_bytes()
+    sink = folder / "sink"
+    words = ["--via", case.mover] if via else []
+    # who would be preferred to the one whose call is to fail
+    words += [] if via or case.mover != "splice" else ["--no-via", "sendfile"]
+    words += [] if via or case.mover == "copy_range" else ["--no-via", "copy_range"]
+    stdin = os.open(source, os.O_RDONLY)
+    try:
+        done = run(
+            *words,
+            *case.words,
+            f"exec:cat {source}" if case.source == "stream" else source,
+            sink if case.sink == "file" else "-",
+            log=folder.with_suffix(".log"),
+            trace=[case.call],
+            inject=[f"{case.call}:error={name}:when={when}"],
+        )
+    finally:
+        os.close(stdin)
+    hit = [call for call in done.calls if call.name == case.call]
+    assert len(hit) >= when, f"only {len(hit)} calls: the fault was never met"
+    if case.sink == "-":
+        judge(done, data)
+    else:
+        judge(done, data, file=sink, provisional="--inplace" not in case.words)
+    return done
+
+
+@pytest.mark.parametrize("via", [True, False], ids=["asked", "chosen"])
+@pytest.mark.parametrize(("case", "name"), MATRIX)
+def test_an_errno_at_each_of_the_first_calls(
+    case: Case, name: str, via: bool, sources: Path, tmp_path: Path
+) -> None:
+    strace()
+    with ThreadPoolExecutor(2) as pool:
+        runs = list(
+            pool.map(
+                lambda when: inject(case, name, when, via, sources, tmp_path / str(when)),
+                range(1, CALLS + 1),
+            )
+        )
+    first, *later = runs
+    if name == "EINTR":
+        assert all(done.status == 0 for done in runs), "an interrupted call is made again"
+    elif number(name) not in case.refusals:
+        assert all(done.status == 1 for done in runs), "an error, whoever would come next"
+        assert first.record("error")["errno"] == number(name)
+    elif via:
+        assert first.status == 1, "the one that was asked for stands alone"
+        assert f"--via {case.mover}: {case.call}:" in first.errors and name in first.errors
+    else:
+        assert first.status == 0, first.errors
+        fallback = first.record("fallback")
+        assert (fallback["mover"], fallback["errno"]) == (case.mover, number(name))
+        assert first.record("hop")["mover"] != case.mover
+    if case.mover != "splice" and name != "EINTR":
+        assert all(done.status == 1 for done in later), "bytes were on their way"
+
+
+@pytest.mark.parametrize("name", [*names(CLONE_REFUSED), "ENOSPC", "EINTR"])
+def test_clones(name: str, sharing: Path, tmp_path: Path) -> None:
+    """By ranges, at a rate that makes five of them."""
+    strace()
+    source = sharing / f"{tmp_path.name}-source"
+    data = content(400_000)
+    source.write_bytes(data)
+
+    def attempt(words: list[str], when: int, title: str) -> Run:
+        folder = sharing / f"{tmp_path.name}-{title}-{when}"
+        folder.mkdir()
+        done = run(
+            *words,
+            source,
+            folder / "sink",
+            log=tmp_path / f"{title}-{when}",
+            trace=["ioctl"],
+            inject=[f"ioctl:error={name}:when={when}"],
+        )
+        assert "(INJECTED)" in (tmp_path / f"{title}-{when}").read_text()
+        judge(done, data, file=folder / "sink", provisional=True)
+        return done
+
+    chosen = attempt([], 1, "chosen")
+    asked = attempt(["--via", "reflink"], 1, "asked")
+    ranged = ["--rate-limit", "3M"]
+    with ThreadPoolExecutor(2) as pool:
+        later = list(pool.map(lambda when: attempt(ranged, when, "ranged"), range(2, 6)))
+    refused = number(name) in CLONE_REFUSED
+    assert chosen.status == (0 if refused else 1), chosen.errors
+    assert asked.status == 1
+    assert all(done.status == 1 for done in later)
+
+
+@pytest.mark.parametrize("name", [*names(DIRECT_REFUSED), "EIO", "ENOSPC", "EINTR"])
+@pytest.mark.parametrize("call", ["preadv", "pwrite64"])
+def test_past_the_page_cache(call: str, name: str, tmp_path: Path) -> None:
+    """Six buffers of 2 MiB; the reads are those of another thread."""
+    strace()
+    source = tmp_path / "source"
+    data = content((10 << 20) + 4096 + 5)
+    source.write_bytes(data)
+
+    def attempt(when: int) -> Run:
+        folder = tmp_path / str(when)
+        folder.mkdir()
+        done = run(
+            *("--via", "direct", "--inplace"),
+            source,
+            folder / "sink",
+            log=tmp_path / f"log-{when}",
+            trace=[call],
+            inject=[f"{call}:error={name}:when={when}"],
+        )
+        if "O_DIRECT" in done.errors and "INJECTED" not in (tmp_path / f"log-{when}").read_text():
+            pytest.skip("the temporary folder takes no O_DIRECT")
+        judge(done, data, file=folder / "sink")
+        return done
+
+    runs = [attempt(when) for when in range(1, CALLS + 1)]
+    if name == "EINTR":
+        assert all(done.status == 0 for done in runs)
+    elif number(name) not in DIRECT_REFUSED:
+        assert all(done.status == 1 for done in runs)
+        assert runs[0].record("error")["errno"] == number(name)
+    else:
+        assert runs[0].status == 1 and "--via direct" in runs[0].errors
+
+
+@pytest.mark.parametrize("name", ["EINVAL", "EIO", "ENOSPC", "EINTR"])
+@pytest.mark.parametrize("call", ["readv", "write", "sendto"])
+def test_read_and_write(call: str, name: str, tmp_path: Path) -> None:
+    """The last resort has nobody to fall back to: every errno but an interruption is an error."""
+    strace()
+    source = tmp_path / "source"
+    data = content((1 << 20) + 5)
+    source.write_bytes(data)
+
+    def attempt(when: int) -> Run:
+        log = tmp_path / f"log-{when}"
+        fault = f"{call}:error={name}:when={when}"
+        if call == "sendto":
+            return to_a_socket(source, data, log, fault)
+        folder = tmp_path / str(when)
+        folder.mkdir()
+        # the records are written too: here they would be hit instead
+        skipped = 1 if call == "write" else 0
+        fault = f"{call}:error={name}:when={when + skipped + skipped}"
+        words = ("--via", "plain", "--inplace")
+        done = run(*words, source, folder / "sink", log=log, trace=[call], inject=[fault])
+        judge(done, data, file=folder / "sink")
+        return done
+
+    runs = [attempt(when) for when in range(1, CALLS + 1)]
+    assert [done.status for done in runs] == [0 if name == "EINTR" else 1] * CALLS
+
+
+def to_a_socket(source: Path, data: bytes, log: Path, fault: str) -> Run:
+    """Copy to an inherited socket, which is sent to without changing its flags."""
+    import socket
+    import threading
+
+    left, right = socket.socketpair()
+    got = bytearray()
+
+    def take() -> None:
+        with left:
+            while piece := left.recv(1 << 16):
+                got.extend(piece)
+
+    taker = threading.Thread(target=take)
+    taker.start()
+    done = run(
+        *("--via", "plain"),
+        source,
+        "-",
+        stdout=right.detach(),
+        log=log,
+        trace=["sendto"],
+        inject=[fault],
+    )
+    taker.join()
+    judge(done._replace(output=bytes(got)), data)
+    return done
+
+
+@pytest.mark.parametrize("name", ["EIO", "ENOSPC", "EFAULT"])
+def test_write_from_a_mapping(name: str, tmp_path: Path) -> None:
+    strace()
+    source, sink = tmp_path / "source", tmp_path / "sink"
+    data = content(9 << 20)
+    source.write_bytes(data)
+    for when in range(1, 4):
+        log = tmp_path / f"log-{when}"
+        # two records are written before
+        fault = f"write:error={name}:when={when + 2}"
+        words = ("--via", "mapped", "--inplace")
+        done = run(*words, source, sink, log=log, trace=["write"], inject=[fault])
+        assert done.status == 1
+        judge(done, data, file=sink)
+
+
+@pytest.mark.parametrize("name", ["EIO", "ENOSPC"])
+@pytest.mark.parametrize("call", ["preadv", "pwrite64"])
+def test_two_threads(call: str, name: str, tmp_path: Path) -> None:
+    """Either thread meets the fault at its third call; what is left is a prefix."""
+    if len(os.sched_getaffinity(0)) < 2:
+        pytest.skip("only one processor may be used")
+    strace()
+    source, sink = tmp_path / "source", tmp_path / "sink"
+    data = content(1 << 20) * 64
+    source.write_bytes(data)
+    fault = f"{call}:error={name}:when=3"
+    for words in (("--inplace",), ()):
+        sink.unlink(missing_ok=True)
+        done = run(
+            *("--via", "parallel"),
+            *words,
+            source,
+            sink,
+            log=tmp_path / "log",
+            trace=[call],
+            inject=[fault],
+        )
+        if done.status == 2:
+            pytest.skip(done.errors)
+        assert (done.status, done.record("error")["errno"]) == (1, number(name))
+        judge(done, data, file=sink, provisional=not words)
+
+
+def test_nothing_is_left_where_everything_fails(tmp_path: Path) -> None:
+    strace()
+    source, sink = tmp_path / "source", tmp_path / "sink"
+    source.write_bytes(content(100_000))
+    sink.write_bytes(b"as it was")
+    faults = [f"{call}:error=EIO" for call in ("copy_file_range", "sendfile", "splice", "readv")]
+    calls = ("copy_file_range", "sendfile", "splice", "readv")
+    done = run(source, sink, log=tmp_path / "log", trace=calls, inject=faults)
+    assert done.status == 1
+    assert sink.read_bytes() == b"as it was"
+    assert leftovers(tmp_path) == []

@@ -1,0 +1,85 @@
+"""Every kind of source to every kind of sink, under strace: the bytes, and who carried them."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+from typing import TYPE_CHECKING
+
+import pytest
+
+from tests.paths.peers import SINKS, SOURCES, Peer, pattern
+from tests.paths.tracing import KERNEL_ONLY, Run, run
+from zpipe.movers import mover_of
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+SIZE = 300_001
+ON_DISK = {"file", "stdin-file", "memfd", "block"}
+SAME_PLACE = {("file", "file"), ("file", "stdout-file"), ("memfd", "memfd")}
+
+
+def quickest(source_kind: str, sink_kind: str) -> set[str]:
+    """Return the movers of which one must have served, or this machine is not used well."""
+    if sink_kind == "stdout-socket":
+        return {"plain"}  # it blocks, and its flags belong to others too
+    if source_kind not in ON_DISK:
+        return {"splice"}
+    if (source_kind.removeprefix("stdin-"), sink_kind) in SAME_PLACE:
+        return {"copy_range", "reflink"}
+    return {"sendfile"}
+
+
+def carried(done: Run, size: int) -> None:
+    """Compare the mover that was reported with the calls that strace has seen."""
+    mover = mover_of(done.record("hop")["mover"])
+    claimed = done.moved(*mover.syscalls)
+    if mover.name == "reflink":
+        assert any("FICLONE" in call.arguments and not call.result for call in done.calls)
+    else:
+        assert claimed >= 0.9 * size, f"{mover.name} claims {set(mover.syscalls)}"
+    others = set(KERNEL_ONLY) - mover.syscalls
+    assert done.moved(*others) == 0, f"somebody else than {mover.name} has moved bytes"
+    assert done.record("hop")["bytes_by_mover"] == ({mover.name: size} if size else {})
+
+
+def go(source: Peer, sink: Peer, log: Path | None, *words: str) -> Run:
+    """Run one copy between two peers."""
+
+    def said(line: str) -> None:
+        source.said(line)
+        sink.said(line)
+
+    stdout = sink.standard if sink.operand == "-" else subprocess.DEVNULL
+    return run(
+        *source.options,
+        *words,
+        source.operand,
+        sink.operand,
+        log=log,
+        stdin=source.standard,
+        stdout=stdout,
+        pass_fds=[*source.inherited, *sink.inherited],
+        said=said,
+        give_away=[*source.give_away, *sink.give_away],
+    )
+
+
+@pytest.mark.parametrize("sink_kind", SINKS)
+@pytest.mark.parametrize("source_kind", SOURCES)
+def test_pair(source_kind: str, sink_kind: str, tmp_path: Path) -> None:
+    with Peer(tmp_path, pattern(SIZE)) as source:
+        SOURCES[source_kind](source)
+        with Peer(tmp_path, source.data) as sink:
+            SINKS[sink_kind](sink)
+            done = go(source, sink, tmp_path / "log")
+            if (source_kind, sink_kind) == ("zero", "pattern"):
+                assert done.status == 3
+                assert "differs from the pattern at byte 8" in done.errors
+                return
+            assert (done.status, done.record("end")["bytes"]) == (0, len(source.data)), done.errors
+            assert sink.content() == source.data
+    carried(done, len(source.data))
+    assert done.record("hop")["mover"] in quickest(source_kind, sink_kind)
+    assert not any(name.startswith(".sink.zpipe") for name in os.listdir(tmp_path))

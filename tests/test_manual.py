@@ -1,0 +1,176 @@
+"""The manual says what the program does: its tables, its records, and every one of its examples."""
+
+from __future__ import annotations
+
+import ast
+import re
+import shutil
+import socket
+import subprocess
+import sys
+import time
+from contextlib import ExitStack
+from typing import TYPE_CHECKING
+
+import pytest
+
+from tests.machine import LONGEST, ROOT, ZPIPE, content, environment, need, started
+from zpipe.commands import COMMANDS
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+PAGES = sorted((ROOT / "man").glob("man*/*"))
+CP = ROOT / "man/man1/zpipe-cp.1"
+GENERATOR = ".ci/man.py"
+
+
+def generator(folder: Path, *words: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, folder / GENERATOR, *words],
+        env=environment(),
+        capture_output=True,
+        text=True,
+        timeout=LONGEST,
+        check=False,
+    )
+
+
+def section(page: Path, name: str) -> str:
+    """Return the source of one section of a page."""
+    return page.read_text().partition(f"\n.Sh {name}\n")[2].partition("\n.Sh ")[0]
+
+
+def test_tables_are_those_of_the_program() -> None:
+    done = generator(ROOT, "--check")
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+def test_a_stale_page_is_named_and_renewed(tmp_path: Path) -> None:
+    shutil.copytree(ROOT / "man", tmp_path / "man")
+    (tmp_path / ".ci").mkdir()
+    shutil.copy(ROOT / GENERATOR, tmp_path / GENERATOR)
+    page = tmp_path / "man/man1/zpipe-cp.1"
+    page.write_text(page.read_text().replace(".It Fl -offset", ".It Fl -onset"))
+    stale = generator(tmp_path, "--check")
+    assert stale.returncode == 1
+    assert stale.stdout.startswith("man/man1/zpipe-cp.1: ")
+    assert len(stale.stdout.splitlines()) == 1
+    assert generator(tmp_path).returncode == 0
+    assert page.read_text() == CP.read_text()
+    assert generator(tmp_path, "--check").returncode == 0
+
+
+def test_every_command_has_a_page() -> None:
+    names = {page.name for page in PAGES}
+    assert {f"zpipe-{name}.1" for name in COMMANDS} <= names
+    assert {"zpipe.1", "zpipe-endpoints.7"} <= names
+
+
+@pytest.mark.parametrize("page", PAGES, ids=[page.name for page in PAGES])
+def test_pages_are_sound(page: Path) -> None:
+    name, _, number = page.name.rpartition(".")
+    text = page.read_text()
+    assert page.parent.name == f"man{number}"
+    assert f"\n.Dt {name.upper()} {number}\n" in text
+    own = {each.name for each in PAGES}
+    for other, place in re.findall(r"^(?:\.|\.It )Xr (zpipe\S*) (\d)", text, re.MULTILINE):
+        assert f"{other}.{place}" in own, f"{page.name} refers to {other}({place})"
+    lint = [need("mandoc"), "-T", "lint", "-W", "warning", str(page)]
+    done = subprocess.run(lint, capture_output=True, text=True, timeout=LONGEST, check=False)
+    assert done.returncode == 0, done.stdout
+
+
+def fields_of_records() -> dict[str, set[str]]:
+    """Return the fields of each type of record, as records.py writes them."""
+    tree = ast.parse((ROOT / "zpipe/commands/records.py").read_text())
+    place: set[str] = set()
+    found: dict[str, set[str]] = {}
+    for node in ast.walk(tree):
+        if isinstance(node, ast.FunctionDef) and node.name == "_place":
+            for inner in ast.walk(node):
+                if isinstance(inner, ast.Dict):
+                    place |= {str(key.value) for key in inner.keys if isinstance(key, ast.Constant)}
+    for node in ast.walk(tree):
+        if (
+            isinstance(node, ast.Call)
+            and isinstance(node.func, ast.Attribute)
+            and node.func.attr == "_write"
+            and isinstance(node.args[0], ast.Constant)
+        ):
+            fields = found.setdefault(str(node.args[0].value), set())
+            for keyword in node.keywords:
+                fields |= place if keyword.arg is None else {keyword.arg}
+    return found
+
+
+def test_records_are_told_in_full() -> None:
+    told: dict[str, set[str]] = {}
+    for item in section(CP, "JSON").split("\n.It Cm ")[1:]:
+        name, _, text = item.partition("\n")
+        words = re.findall(r"^\.Va (.*)$", text, re.MULTILINE)
+        told[name] = set(re.findall(r"\w+", " ".join(words)))
+    told["hop"] |= told["progress"]
+    assert told == fields_of_records()
+
+
+def examples() -> list[str]:
+    """Return the command lines of the page of cp, as they are pasted."""
+    blocks = re.findall(
+        r"^\.Bd -literal.*\n((?:.*\n)*?)\.Ed$", section(CP, "EXAMPLES"), re.MULTILINE
+    )
+    return [line.replace("\\-", "-") for block in blocks for line in block.splitlines()]
+
+
+def listening(port: int) -> bool:
+    """Tell whether somebody listens on a TCP port, without connecting to it."""
+    for name in ("tcp", "tcp6"):
+        try:
+            with open(f"/proc/net/{name}") as table:
+                if any(f":{port:04X} " in line and " 0A " in line for line in table):
+                    return True
+        except FileNotFoundError:
+            pass  # a kernel without IPv6
+    return False
+
+
+@pytest.mark.parametrize("line", [line for line in examples() if "-listen" not in line])
+def test_examples_run(line: str, tmp_path: Path) -> None:
+    """Senders of an example send to the receiver that stands in the line before, or to another."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    (tmp_path / "backup").mkdir()
+    (tmp_path / "there").mkdir()
+    data = content(9 << 20)
+    (tmp_path / "disk.img").write_bytes(data)
+    lines = examples()
+    before = lines[lines.index(line) - 1]
+    receiver = before if "-listen" in before else "zpipe cp tcp-listen://:9000 disk.img"
+    with ExitStack() as stack:
+        if "tcp://" in line and "--dry-run" not in line:
+            words = receiver.replace("9000", str(port)).split()[1:]
+            process = stack.enter_context(started(*words, cwd=tmp_path / "there"))
+            end = time.monotonic() + LONGEST
+            while not listening(port) and process.poll() is None and time.monotonic() < end:
+                time.sleep(0.01)
+        command = line.replace("receiver:9000", f"127.0.0.1:{port}")
+        script = (
+            f'set -eo pipefail\nzpipe() {{ "{ZPIPE[0]}" {" ".join(ZPIPE[1:])} "$@"; }}\n{command}'
+        )
+        done = subprocess.run(
+            ["bash", "-c", script],
+            cwd=tmp_path,
+            env=environment(),
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            text=True,
+            timeout=LONGEST,
+            check=False,
+        )
+        assert done.returncode == 0, done.stderr
+        if "tcp://" in line and "--dry-run" not in line:
+            assert process.wait(LONGEST) == 0
+            assert (tmp_path / "there/disk.img").read_bytes() == data
+    if "--dry-run" in line or "--explain" in line:
+        assert "plan " in done.stdout + done.stderr
