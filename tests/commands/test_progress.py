@@ -55,7 +55,7 @@ def on_terminal(folder: Path, *command: str, **variables: str) -> tuple[int, str
         stdout=theirs,
         stderr=theirs,
         cwd=folder,
-        env=environment(TERM="xterm", **variables),
+        env=environment(**{"TERM": "xterm", **variables}),
         start_new_session=True,
         preexec_fn=own_terminal,  # noqa: PLW1509
     )
@@ -110,6 +110,10 @@ def test_not_where_stderr_is_no_terminal(folder: Path) -> None:
         folder, "sh", "-c", 'exec "$@" 2>said', "sh", *cp(*SLOWLY, "b", "x")
     )
     assert (status, screen, (folder / "said").read_bytes()) == (0, "", b"")
+
+
+def test_not_where_the_cursor_cannot_be_moved(folder: Path) -> None:
+    assert on_terminal(folder, *cp(*SLOWLY, "b", "x"), TERM="dumb") == (0, "")
 
 
 def test_always_is_at_once(folder: Path) -> None:

@@ -1,6 +1,6 @@
 """Run a command in which the kernel answers some system calls with an errno, as a sandbox does.
 
-    python -m tests.failures.denied ENOSYS splice,tee,ioctl:1=0x40049409 -- COMMAND...
+    python denied.py ENOSYS splice,tee,ioctl:1=0x40049409 -- COMMAND...
 
 A rule is a call, or a call with a test of one argument: `:1=N` where argument 1 is N, `:0&N` where
 argument 0 has a bit of N. The filter is classic BPF for seccomp(2), made by hand, and passes on to
@@ -14,6 +14,7 @@ import errno
 import os
 import platform
 import struct
+import subprocess
 import sys
 
 # audit architecture, and the calls' numbers on it
@@ -58,9 +59,20 @@ class _Program(ctypes.Structure):
     _fields_ = [("count", ctypes.c_ushort), ("code", ctypes.c_char_p)]
 
 
-def available() -> bool:
-    """Tell whether a filter can be made for this machine."""
-    return platform.machine() in MACHINES and sys.byteorder == "little"
+def allowed() -> None:
+    """Skip the test where no filter can be made or installed."""
+    from tests.machine import missing
+
+    if platform.machine() not in MACHINES or sys.byteorder != "little":
+        missing(f"the numbers of system calls on {platform.machine()} are not known here")
+    done = subprocess.run([*denying("ENOSYS", "splice"), "true"], capture_output=True, check=False)
+    if done.returncode:
+        missing(f"seccomp is not allowed: {done.stderr.decode().strip()}")
+
+
+def denying(name: str, *rules: str) -> list[str]:
+    """Return the words before a command that is to be answered that errno by the rules' calls."""
+    return [sys.executable, __file__, name, ",".join(rules), "--"]
 
 
 def program(number: int, rules: list[str]) -> bytes:

@@ -27,11 +27,14 @@ MOVING = (
     "readv",
     "recvfrom",
     "preadv",
+    "preadv2",
     "pwrite64",
     "write",
     "sendto",
 )
 KERNEL_ONLY = ("splice", "sendfile", "copy_file_range")
+READS = {"readv", "recvfrom", "preadv", "preadv2"}
+WRITES = {"write", "sendto", "pwrite64"}
 
 _LINE = re.compile(r"^(\d+) +(\w+)\((.*)\) += (-?\d+|\?)(?: (E[A-Z0-9]+))?")
 _UNFINISHED = re.compile(r"^(\d+) +(\w+)\((.*) <unfinished \.\.\.>$")

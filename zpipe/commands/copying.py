@@ -183,14 +183,15 @@ def _progress(shown: Shown) -> Progress | Lines | None:
     """Return the progress display where one is wanted and can be seen."""
     if shown.quiet or shown.progress == "never":
         return None
+    draws = os.isatty(2) and os.environ.get("TERM", "dumb") not in ("dumb", "unknown")
     if shown.progress == "auto":
         try:
-            if not os.isatty(2) or os.tcgetpgrp(2) != os.getpgrp():
+            if not draws or os.tcgetpgrp(2) != os.getpgrp():
                 return None
         except OSError:
             return None
     from zpipe.commands.progress import Lines, Progress
 
-    if not os.isatty(2):
+    if not draws:
         return Lines(_show)
     return Progress(at_once=shown.progress == "always")

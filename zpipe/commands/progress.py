@@ -9,6 +9,7 @@ from zpipe.units import format_duration, format_size
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable
+    from typing import Any
 
     from rich.progress import Progress as RichProgress
     from rich.progress import Task, TaskID
@@ -34,7 +35,7 @@ class Progress:
             return
         if self._display is None:
             self._display = self._start()
-        state = {
+        state: dict[str, Any] = {
             "completed": hop.moved,
             "mover": hop.mover,
             "average": hop.moved / hop.seconds if hop.seconds else 0,

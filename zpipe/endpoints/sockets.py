@@ -65,11 +65,12 @@ def connect(
     sock = socket.socket(family, socket.SOCK_STREAM | socket.SOCK_CLOEXEC)
     try:
         sock.setblocking(False)
-        until = time.monotonic() + timeout
+        span = timeout if waiter.patience is None else min(timeout, waiter.patience)
+        until = time.monotonic() + span
         while (result := sock.connect_ex(address)) == errno.EAGAIN:  # type: ignore[arg-type]
             # a UNIX listener whose backlog is full says so at once; nothing tells when it is not
             if time.monotonic() >= until:
-                raise StalledError(f"{name}: connect: no answer within {timeout:g} s")
+                raise StalledError(f"{name}: connect: no answer within {span:g} s")
             waiter.pause(_GLANCE, name, "connect")
         if result == errno.EINPROGRESS:
             if not waiter.wait(sock.fileno(), name, "connect", write=True, timeout=timeout):

@@ -73,7 +73,10 @@ class UnixListen(EndpointKind):
                 )
             finally:
                 if path is not None:
-                    os.unlink(path)
+                    try:
+                        os.unlink(path)
+                    except FileNotFoundError:
+                        pass  # somebody else has tidied up
 
 
 KIND: EndpointKind = UnixListen()

@@ -63,6 +63,7 @@ class Hop:
         self._lease = lease
         self._limiter = Limiter(wishes.rate_limit) if wishes.rate_limit else None
         self._before = _measure(source)
+        self._path = _path(source) if self._before else ""
         self._limit = _limit(source, wishes)
         self.report = HopReport(source.name, sink.name, plan, expected=self._limit)
         self._base = 0  # moved by the transfers that came before the one at hand
@@ -276,6 +277,8 @@ class Hop:
         if before is None or not before.st_size or self._source.facts.stable:
             return
         found = changes(before, os.fstat(self._source.fd))
+        if found == ["ctime"] and _path(self._source) != self._path:
+            return  # it was renamed, as logs are: that explains it
         if found:
             raise SourceChanged(
                 f"{self._source.name}: read: the source changed while it was read"
@@ -291,6 +294,13 @@ def _act(call: str, usual: str) -> str:
         if call in ("readv", "read", "recv", "write", "preadv", "pwrite", "splice", "poll")
         else call
     )
+
+
+def _path(source: End) -> str:
+    try:
+        return os.readlink(f"/proc/self/fd/{source.fd}")
+    except OSError:
+        return ""  # no /proc here
 
 
 def _measure(source: End) -> os.stat_result | None:

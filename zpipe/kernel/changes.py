@@ -10,8 +10,9 @@ if TYPE_CHECKING:
 def changes(before: os.stat_result, after: os.stat_result) -> list[str]:
     """Return what tells that the content may have changed; empty when nothing does.
 
-    A change of the inode alone (chmod, chown, link, rename) explains a new ctime. Stores through a
-    mapping leave no trace on size, mtime or ctime: they cannot be noticed.
+    A change of the inode alone (chmod, chown, link, unlink) explains a new ctime; a rename or a new
+    attribute would too, but cannot be seen here. Stores through a mapping leave no trace on size,
+    mtime or ctime: they cannot be noticed.
     """
     found = []
     if after.st_size != before.st_size:

@@ -358,7 +358,7 @@ class Direct(Mover):
 
     name = "direct"
     summary = "O_DIRECT: the disk's own DMA to and from our buffers, past the page cache"
-    syscalls = frozenset({"preadv", "readv", "recvfrom", "write", "pwrite64"})
+    syscalls = frozenset({"preadv", "preadv2", "readv", "recvfrom", "write", "pwrite64"})
 
     def fits(self, source: FdFacts, sink: FdFacts) -> Fit:
         from_disk, to_disk = _sides(source, sink)

@@ -145,7 +145,7 @@ class Parallel(Mover):
 
     name = "parallel"
     summary = "two threads read and write neighbouring ranges of a big file"
-    syscalls = frozenset({"preadv", "pwrite64"})
+    syscalls = frozenset({"preadv", "preadv2", "pwrite64"})  # os.preadv is either of them
 
     def fits(self, source: FdFacts, sink: FdFacts) -> Fit:
         if source.type != "regular" or sink.type != "regular":
