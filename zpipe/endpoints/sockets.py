@@ -6,8 +6,15 @@ import errno
 import os
 import socket
 import time
+from abc import abstractmethod
 
-from zpipe.endpoints.contract import End
+from zpipe.endpoints.contract import (
+    End,
+    EndpointKind,
+    Opening,
+    duration_option,
+    refuse_offset,
+)
 from zpipe.endpoints.gather import gather
 from zpipe.errors import StalledError, TransferError, open_failed, reason
 from zpipe.kernel import inspect, network
@@ -15,6 +22,7 @@ from zpipe.kernel import inspect, network
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from zpipe.endpoints.contract import Waiter
+    from zpipe.graph.model import Endpoint
 
 # After the last byte is acknowledged, a peer that has read it all closes its side; one that keeps
 # it open for its own reasons is not waited for any longer than this.
@@ -52,6 +60,40 @@ class SocketEnd(End):
         if self._sink:
             deliver(self.fd, self.name, waiter, self._linger)
         self.close()
+
+
+class SocketKind(EndpointKind):
+    """A kind whose ends are stream sockets: a subclass judges the address and joins the peer."""
+
+    def check(self, endpoint: Endpoint, *, sink: bool) -> None:
+        self.judge(endpoint)
+        timeout_of(endpoint)
+        _linger_of(endpoint)
+
+    def open_source(self, endpoint: Endpoint, opening: Opening) -> End:
+        refuse_offset(endpoint, opening)
+        return self.join(endpoint, opening, _linger_of(endpoint), sink=False)
+
+    def open_sink(self, endpoint: Endpoint, opening: Opening) -> End:
+        refuse_offset(endpoint, opening)
+        return self.join(endpoint, opening, _linger_of(endpoint), sink=True)
+
+    @abstractmethod
+    def judge(self, endpoint: Endpoint) -> None:
+        """Judge the address. Raises: UsageError  it cannot be meant."""
+
+    @abstractmethod
+    def join(self, endpoint: Endpoint, opening: Opening, linger: float, *, sink: bool) -> End:
+        """Connect, or accept one connection. Raises: TransferError, StalledError."""
+
+
+def timeout_of(endpoint: Endpoint) -> float:
+    """Return the longest wait for a connection, in seconds."""
+    return duration_option(endpoint, "timeout", CONNECT_TIMEOUT)
+
+
+def _linger_of(endpoint: Endpoint) -> float:
+    return duration_option(endpoint, "linger", LINGER)
 
 
 def connect(

@@ -5,7 +5,7 @@ from __future__ import annotations
 import socket
 
 from zpipe.endpoints import sockets
-from zpipe.endpoints.contract import End, EndpointKind, Opening, duration_option, refuse_offset
+from zpipe.endpoints.contract import End, EndpointKind, Opening
 from zpipe.errors import StalledError, TransferError, UsageError
 from zpipe.facts import FdFacts
 from zpipe.kernel.network import gathers, route_device
@@ -57,7 +57,7 @@ def resolve(
 
 def _connect(endpoint: Endpoint, opening: Opening) -> socket.socket:
     """Try the addresses of the host in order; the last failure is the one reported."""
-    timeout = duration_option(endpoint, "timeout", sockets.CONNECT_TIMEOUT)
+    timeout = sockets.timeout_of(endpoint)
     host, port = host_and_port(endpoint)
     failure: TransferError | StalledError | None = None
     for family, address in resolve(endpoint, host, port):
@@ -69,7 +69,7 @@ def _connect(endpoint: Endpoint, opening: Opening) -> socket.socket:
     raise failure
 
 
-class Tcp(EndpointKind):
+class Tcp(sockets.SocketKind):
     """`tcp://HOST:PORT`."""
 
     name = "tcp"
@@ -80,16 +80,8 @@ class Tcp(EndpointKind):
         "linger": sockets.LINGER_OPTION,
     }
 
-    def check(self, endpoint: Endpoint, *, sink: bool) -> None:
+    def judge(self, endpoint: Endpoint) -> None:
         host_and_port(endpoint)
-        duration_option(endpoint, "timeout", sockets.CONNECT_TIMEOUT)
-        duration_option(endpoint, "linger", sockets.LINGER)
-
-    def open_source(self, endpoint: Endpoint, opening: Opening) -> End:
-        return self._open(endpoint, opening, sink=False)
-
-    def open_sink(self, endpoint: Endpoint, opening: Opening) -> End:
-        return self._open(endpoint, opening, sink=True)
 
     def preview(self, endpoint: Endpoint, *, sink: bool) -> FdFacts:
         host, port = host_and_port(endpoint)
@@ -102,9 +94,7 @@ class Tcp(EndpointKind):
             scatter_gather=gathers(device) if device is not None else None,
         )
 
-    def _open(self, endpoint: Endpoint, opening: Opening, *, sink: bool) -> End:
-        refuse_offset(endpoint, opening)
-        linger = duration_option(endpoint, "linger", sockets.LINGER)
+    def join(self, endpoint: Endpoint, opening: Opening, linger: float, *, sink: bool) -> End:
         return sockets.SocketEnd(
             _connect(endpoint, opening), endpoint.text, sink=sink, linger=linger
         )

@@ -5,7 +5,7 @@ from __future__ import annotations
 import socket
 
 from zpipe.endpoints import sockets
-from zpipe.endpoints.contract import End, EndpointKind, Opening, duration_option, refuse_offset
+from zpipe.endpoints.contract import End, EndpointKind, Opening
 from zpipe.endpoints.tcp import host_and_port, resolve
 from zpipe.errors import open_failed
 from zpipe.facts import FdFacts
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from zpipe.graph.model import Endpoint
 
 
-class TcpListen(EndpointKind):
+class TcpListen(sockets.SocketKind):
     """`tcp-listen://HOST:PORT`."""
 
     name = "tcp-listen"
@@ -23,21 +23,13 @@ class TcpListen(EndpointKind):
     summary = "Listens, accepts one connection and stops listening; port 0: one that is free, told."
     options = {"linger": sockets.LINGER_OPTION}
 
-    def check(self, endpoint: Endpoint, *, sink: bool) -> None:
+    def judge(self, endpoint: Endpoint) -> None:
         host_and_port(endpoint, any_host=True)
-        duration_option(endpoint, "linger", sockets.LINGER)
-
-    def open_source(self, endpoint: Endpoint, opening: Opening) -> End:
-        return self._open(endpoint, opening, sink=False)
-
-    def open_sink(self, endpoint: Endpoint, opening: Opening) -> End:
-        return self._open(endpoint, opening, sink=True)
 
     def preview(self, endpoint: Endpoint, *, sink: bool) -> FdFacts:
         return FdFacts("tcp", nonblocking=True)
 
-    def _open(self, endpoint: Endpoint, opening: Opening, *, sink: bool) -> End:
-        refuse_offset(endpoint, opening)
+    def join(self, endpoint: Endpoint, opening: Opening, linger: float, *, sink: bool) -> End:
         host, port = host_and_port(endpoint, any_host=True)
         family, address = resolve(endpoint, host, port, passive=True)[0]
         with socket.socket(family, socket.SOCK_STREAM | socket.SOCK_CLOEXEC) as listener:
@@ -52,7 +44,6 @@ class TcpListen(EndpointKind):
                 chosen = listener.getsockname()
                 shown = f"[{chosen[0]}]" if family == socket.AF_INET6 else chosen[0]
                 opening.waiter.say(f"{endpoint.text}: listening on {shown}:{chosen[1]}")
-            linger = duration_option(endpoint, "linger", sockets.LINGER)
             return sockets.accept(
                 listener.fileno(), endpoint.text, opening.waiter, sink=sink, linger=linger
             )

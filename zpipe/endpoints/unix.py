@@ -6,7 +6,7 @@ import os
 import socket
 
 from zpipe.endpoints import sockets
-from zpipe.endpoints.contract import End, EndpointKind, Opening, duration_option, refuse_offset
+from zpipe.endpoints.contract import End, EndpointKind, Opening
 from zpipe.errors import UsageError
 from zpipe.facts import FdFacts
 
@@ -32,7 +32,7 @@ def socket_address(endpoint: Endpoint) -> str | bytes:
     return b"\0" + encoded[1:] if encoded.startswith(b"@") else endpoint.address
 
 
-class Unix(EndpointKind):
+class Unix(sockets.SocketKind):
     """`unix:PATH` or `unix:@NAME`."""
 
     name = "unix"
@@ -43,27 +43,17 @@ class Unix(EndpointKind):
         "linger": sockets.LINGER_OPTION,
     }
 
-    def check(self, endpoint: Endpoint, *, sink: bool) -> None:
+    def judge(self, endpoint: Endpoint) -> None:
         socket_address(endpoint)
-        duration_option(endpoint, "timeout", sockets.CONNECT_TIMEOUT)
-        duration_option(endpoint, "linger", sockets.LINGER)
-
-    def open_source(self, endpoint: Endpoint, opening: Opening) -> End:
-        return self._open(endpoint, opening, sink=False)
-
-    def open_sink(self, endpoint: Endpoint, opening: Opening) -> End:
-        return self._open(endpoint, opening, sink=True)
 
     def preview(self, endpoint: Endpoint, *, sink: bool) -> FdFacts:
         return FdFacts("unix", nonblocking=True)
 
-    def _open(self, endpoint: Endpoint, opening: Opening, *, sink: bool) -> End:
-        refuse_offset(endpoint, opening)
-        timeout = duration_option(endpoint, "timeout", sockets.CONNECT_TIMEOUT)
+    def join(self, endpoint: Endpoint, opening: Opening, linger: float, *, sink: bool) -> End:
+        timeout = sockets.timeout_of(endpoint)
         sock = sockets.connect(
             socket.AF_UNIX, socket_address(endpoint), endpoint.text, opening.waiter, timeout
         )
-        linger = duration_option(endpoint, "linger", sockets.LINGER)
         return sockets.SocketEnd(sock, endpoint.text, sink=sink, linger=linger)
 
 

@@ -10,10 +10,8 @@ from zpipe.endpoints.contract import (
     End,
     EndpointKind,
     Opening,
-    duration_option,
     mode,
     option,
-    refuse_offset,
 )
 from zpipe.endpoints.unix import socket_address
 from zpipe.errors import open_failed
@@ -24,7 +22,7 @@ if TYPE_CHECKING:
     from zpipe.graph.model import Endpoint
 
 
-class UnixListen(EndpointKind):
+class UnixListen(sockets.SocketKind):
     """`unix-listen:PATH` or `unix-listen:@NAME`; the path is removed once it has served."""
 
     name = "unix-listen"
@@ -35,22 +33,14 @@ class UnixListen(EndpointKind):
         "linger": sockets.LINGER_OPTION,
     }
 
-    def check(self, endpoint: Endpoint, *, sink: bool) -> None:
+    def judge(self, endpoint: Endpoint) -> None:
         socket_address(endpoint)
         option(endpoint, "mode", mode, 0)
-        duration_option(endpoint, "linger", sockets.LINGER)
-
-    def open_source(self, endpoint: Endpoint, opening: Opening) -> End:
-        return self._open(endpoint, opening, sink=False)
-
-    def open_sink(self, endpoint: Endpoint, opening: Opening) -> End:
-        return self._open(endpoint, opening, sink=True)
 
     def preview(self, endpoint: Endpoint, *, sink: bool) -> FdFacts:
         return FdFacts("unix", nonblocking=True)
 
-    def _open(self, endpoint: Endpoint, opening: Opening, *, sink: bool) -> End:
-        refuse_offset(endpoint, opening)
+    def join(self, endpoint: Endpoint, opening: Opening, linger: float, *, sink: bool) -> End:
         address = socket_address(endpoint)
         path = address if isinstance(address, str) else None
         with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_CLOEXEC) as listener:
@@ -67,7 +57,6 @@ class UnixListen(EndpointKind):
                     listener.setblocking(False)
                 except OSError as error:
                     raise open_failed(endpoint.text, "listen", error) from error
-                linger = duration_option(endpoint, "linger", sockets.LINGER)
                 return sockets.accept(
                     listener.fileno(), endpoint.text, opening.waiter, sink=sink, linger=linger
                 )
