@@ -6,12 +6,18 @@ import os
 from typing import TYPE_CHECKING
 
 import pytest
+from hypothesis import settings
 
-from tests.machine import mounted
+from tests.machine import IN_CI, mounted
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
+
+
+# the same examples each time where a failure must be one of the change; no bound on slow machines
+settings.register_profile("zpipe", deadline=None, derandomize=IN_CI)
+settings.load_profile("zpipe")
 
 
 @pytest.fixture(autouse=True)

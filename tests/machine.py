@@ -15,6 +15,7 @@ import sys
 import time
 import traceback
 from contextlib import contextmanager
+from functools import cache
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, NoReturn
 
@@ -225,7 +226,14 @@ def nobody() -> list[str]:
     The folder to work in is given as cwd: the folders above it may be closed to that user.
     """
     need_root()
-    words = [need("setpriv"), "--reuid=65534", "--regid=65534", "--clear-groups"]
+    words = (need("setpriv"), "--reuid=65534", "--regid=65534", "--clear-groups")
+    if not _runs_zpipe(words):
+        missing("a user without privileges cannot read this checkout or its Python")
+    return list(words)
+
+
+@cache
+def _runs_zpipe(words: tuple[str, ...]) -> bool:
     tried = subprocess.run(
         [*words, sys.executable, "-c", "import zpipe.cli, click"],
         cwd="/",
@@ -233,6 +241,4 @@ def nobody() -> list[str]:
         capture_output=True,
         check=False,
     )
-    if tried.returncode:
-        missing("a user without privileges cannot read this checkout or its Python")
-    return words
+    return tried.returncode == 0

@@ -280,7 +280,13 @@ def test_what_cannot_be_a_target_is_an_error(name: str, number: int, target: Pat
     assert sorted(os.listdir(target.parent)) == ["folder", "target"]
 
 
-@given(st.text(st.characters(exclude_characters="/\0"), min_size=1, max_size=255))
+@given(
+    st.text(
+        st.characters(exclude_characters="/\0", exclude_categories=("Cs",)),
+        min_size=1,
+        max_size=255,
+    )
+)
 def test_any_name_that_a_file_can_have_can_be_replaced(
     tmp_path_factory: pytest.TempPathFactory, name: str
 ) -> None:

@@ -29,7 +29,7 @@ from zpipe.engine.feedback import Feedback
 from zpipe.errors import SourceChanged
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
     from pathlib import Path
 
     from zpipe.engine.report import Report
@@ -371,12 +371,13 @@ print(os.waitstatus_to_exitcode(status), used.ru_maxrss)
 
 
 @pytest.fixture(scope="module")
-def heavy(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def heavy(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     """A big file whose blocks are all there, so that none of the movers can skip holes."""
     folder = tmp_path_factory.mktemp("heavy")
     with open(folder / "big", "wb") as file:
         os.posix_fallocate(file.fileno(), 0, SIZE)
-    return folder
+    yield folder
+    (folder / "big").unlink()
 
 
 @pytest.mark.parametrize(

@@ -153,6 +153,8 @@ def test_the_parallel_mover_keeps_to_it_too(tmp_path: Path) -> None:
     report = zpipe.copy(str(source), str(tmp_path / "target"), via="parallel", rate_limit=rate)
     assert time.monotonic() - began >= ((64 << 20) - burst(rate)) / rate
     assert report.moved == 64 << 20
+    source.unlink()
+    (tmp_path / "target").unlink()
 
 
 def test_sharing_blocks_keeps_to_it_by_ranges(sharing: Path) -> None:
@@ -163,6 +165,8 @@ def test_sharing_blocks_keeps_to_it_by_ranges(sharing: Path) -> None:
     assert time.monotonic() - began >= (SIZE - burst(RATE)) / RATE
     assert target.read_bytes() == content(SIZE)
     assert report.hops[0].calls["ioctl(FICLONERANGE)"] > 1
+    source.unlink()
+    target.unlink()
 
 
 @pytest.mark.parametrize("via", ["splice", "plain"])

@@ -1,4 +1,4 @@
-"""Each errno of each mover's set, at each of its first calls, given by strace instead of the kernel.
+"""Each errno of each mover's set, at each of its first calls, given by strace, not by the kernel.
 
 The copy is complete, or it says how much has arrived, and that is true. A refusal of the first
 call, where no mover was asked for by name, ends in a complete copy by another one.
@@ -92,16 +92,19 @@ def inject(case: Case, name: str, when: int, via: bool, sources: Path, folder: P
     # who would be preferred to the one whose call is to fail
     words += [] if via or case.mover != "splice" else ["--no-via", "sendfile"]
     words += [] if via or case.mover == "copy_range" else ["--no-via", "copy_range"]
-    done = run(
-        *words,
-        *case.words,
-        f"exec:cat {source}" if case.source == "stream" else source,
-        sink if case.sink == "file" else "-",
-        log=folder.with_suffix(".log"),
-        trace=[case.call],
-        inject=[f"{case.call}:error={name}:when={when}"],
-    )
-    hit = [call for call in done.calls if call.name == case.call]
+    for _ in range(5):
+        done = run(
+            *words,
+            *case.words,
+            f"exec:cat {source}" if case.source == "stream" else source,
+            sink if case.sink == "file" else "-",
+            log=folder.with_suffix(".log"),
+            trace=[case.call],
+            inject=[f"{case.call}:error={name}:when={when}"],
+        )
+        hit = [call for call in done.calls if call.name == case.call]
+        if len(hit) >= when:
+            break  # else a quick reader has made few calls of it
     assert len(hit) >= when, f"only {len(hit)} calls: the fault was never met"
     if case.sink == "-":
         judge(done, data)
@@ -120,7 +123,8 @@ def test_an_errno_at_each_of_the_first_calls(
         runs = list(
             pool.map(
                 lambda when: inject(case, name, when, via, sources, tmp_path / str(when)),
-                range(1, CALLS + 1),
+                # what comes after the first call does not depend on who chose the mover
+                (1, 3) if via else range(1, CALLS + 1),
             )
         )
     first, *later = runs

@@ -209,6 +209,18 @@ def test_tee_says_eagain_when_there_is_nothing_to_read_or_no_room(pipe: Pipe, ot
         tee(pipe.reader, other.writer, 1)
 
 
+def test_tee_does_not_wait_even_for_pipes_that_block() -> None:
+    reader, writer = os.pipe()
+    try:
+        with closing(Pipe()) as other:
+            os.set_blocking(other.writer, True)
+            with pytest.raises(BlockingIOError):
+                tee(reader, other.writer, 1)
+    finally:
+        os.close(reader)
+        os.close(writer)
+
+
 def test_tee_returns_0_at_the_end(pipe: Pipe, other: Pipe) -> None:
     os.close(pipe.writer)
     pipe.writer = -1

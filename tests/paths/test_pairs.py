@@ -13,6 +13,7 @@ from tests.paths.tracing import KERNEL_ONLY, READS, WRITES, Run, run
 from zpipe.movers import mover_of
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
     from pathlib import Path
 
 SIZE = 300_001
@@ -38,15 +39,17 @@ def carried(done: Run, size: int) -> None:
         assert any("FICLONE" in call.arguments and not call.result for call in done.calls)
     else:
         halves = (mover.syscalls & READS, mover.syscalls & WRITES)
-        for claim in halves if all(halves) else (mover.syscalls,):
+        inside = mover.syscalls & set(KERNEL_ONLY)
+        for half in halves if all(halves) else (mover.syscalls,):
+            claim = half | inside
             assert done.moved(*claim) >= 0.9 * size, f"{mover.name} claims {set(claim)}"
     others = set(KERNEL_ONLY) - mover.syscalls
     assert done.moved(*others) == 0, f"somebody else than {mover.name} has moved bytes"
     assert done.record("hop")["bytes_by_mover"] == ({mover.name: size} if size else {})
 
 
-def go(source: Peer, sink: Peer, log: Path | None, *words: str) -> Run:
-    """Run one copy between two peers."""
+def go(source: Peer, sink: Peer, log: Path | None, *, before: Sequence[str] = ()) -> Run:
+    """Run one copy between two peers; `before` is a command that runs it."""
 
     def said(line: str) -> None:
         source.said(line)
@@ -55,7 +58,6 @@ def go(source: Peer, sink: Peer, log: Path | None, *words: str) -> Run:
     stdout = sink.standard if sink.operand == "-" else subprocess.DEVNULL
     return run(
         *source.options,
-        *words,
         source.operand,
         sink.operand,
         log=log,
@@ -63,6 +65,7 @@ def go(source: Peer, sink: Peer, log: Path | None, *words: str) -> Run:
         stdout=stdout,
         pass_fds=[*source.inherited, *sink.inherited],
         said=said,
+        before=before,
         give_away=[*source.give_away, *sink.give_away],
     )
 
