@@ -154,7 +154,11 @@ def test_an_abstract_name_is_an_address_behind_a_nul() -> None:
 SCHEMES = st.sampled_from([*(f"{name}:" for name in KINDS), "tcp://", "tcp-listen://", "x://", ""])
 
 
-@given(scheme=SCHEMES, rest=st.text(st.characters(exclude_characters="\0")), sink=st.booleans())
+@given(
+    scheme=SCHEMES,
+    rest=st.text(st.characters(codec="utf-8", exclude_characters="\0")),
+    sink=st.booleans(),
+)
 def test_any_text_is_an_address_a_path_or_a_usage_error(scheme: str, rest: str, sink: bool) -> None:
     text = scheme + rest
     try:
@@ -168,7 +172,7 @@ def test_any_text_is_an_address_a_path_or_a_usage_error(scheme: str, rest: str, 
 
 
 @given(
-    address=st.text(st.characters(exclude_characters="?\0"), min_size=1),
+    address=st.text(st.characters(codec="utf-8", exclude_characters="?\0"), min_size=1),
     size=st.integers(0, 2**40),
 )
 def test_options_come_off_the_end_and_leave_the_address_whole(address: str, size: int) -> None:

@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from tests.machine import as_stranger, leftovers, missing, need_root
@@ -287,6 +287,9 @@ def test_what_cannot_be_a_target_is_an_error(name: str, number: int, target: Pat
         max_size=255,
     )
 )
+@example("x" * 255)
+@example("é" * 127 + "x")
+@example("x" + "é" * 127)
 def test_any_name_that_a_file_can_have_can_be_replaced(
     tmp_path_factory: pytest.TempPathFactory, name: str
 ) -> None:

@@ -96,7 +96,6 @@ class Hop:
             report.seconds = time.monotonic() - self._began
             if self._waiter.polls:
                 report.calls["poll"] = self._waiter.polls
-        self._check_unchanged()
 
     def _carry_by(self, mover: Mover) -> bool:
         """Drive one mover; True when it reached the end, False when the next one should go on."""
@@ -145,6 +144,8 @@ class Hop:
                 if interval is not None or self._stop.status_wanted:
                     self._tick()
             elif isinstance(step, Ended):
+                # while the transfer still holds what keeps writers off
+                self._check_unchanged()
                 return True
             elif isinstance(step, FallBack):
                 self._account(transfer, name)
