@@ -13,6 +13,8 @@ import threading
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
+import pytest
+
 from zpipe.endpoints import kind_of, parse
 from zpipe.endpoints.contract import Opening
 from zpipe.engine.feedback import Feedback
@@ -156,6 +158,15 @@ def listening(
         else:
             host = "127.0.0.1" if family == socket.AF_INET else "[::1]"
             yield listener, f"tcp://{host}:{listener.getsockname()[1]}"
+
+
+def need_family(family: int) -> None:
+    """Skip where the kernel has no addresses of that family on loopback."""
+    try:
+        with socket.socket(family) as probe:
+            probe.bind(("::1" if family == socket.AF_INET6 else "127.0.0.1", 0))
+    except OSError as error:
+        pytest.skip(f"no loopback address of {socket.AddressFamily(family).name}: {error}")
 
 
 def accept(listener: socket.socket) -> socket.socket:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from tests.endpoints.meeting import need_family
 from tests.machine import content, loop_device, mounted
 from zpipe.endpoints.gather import gather, identity, preview_path
 from zpipe.facts import FdFacts
@@ -138,6 +139,8 @@ def test_a_pipe_has_a_capacity(stack: ExitStack) -> None:
     ],
 )
 def test_a_socket_has_its_type(family: int, type_: int, name: str) -> None:
+    if family == socket.AF_INET6:
+        need_family(family)
     with socket.socket(family, type_) as end:
         facts = gather(end.fileno())
     assert facts.type == name
@@ -152,6 +155,7 @@ def test_a_socket_has_its_type(family: int, type_: int, name: str) -> None:
 def test_a_connection_to_this_machine_goes_by_loopback(
     family: socket.AddressFamily, address: str
 ) -> None:
+    need_family(family)
     with (
         socket.create_server((address, 0), family=family) as listener,
         socket.create_connection(listener.getsockname()[:2]) as near,
@@ -161,6 +165,7 @@ def test_a_connection_to_this_machine_goes_by_loopback(
 
 
 def test_a_mapped_address_goes_by_the_route_of_its_ipv4_address() -> None:
+    need_family(socket.AF_INET6)
     with socket.create_server(("127.0.0.1", 0)) as listener, socket.socket(socket.AF_INET6) as near:
         near.connect(("::ffff:127.0.0.1", listener.getsockname()[1]))
         assert gather(near.fileno()).route == "lo"

@@ -12,7 +12,7 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from tests.machine import as_stranger, leftovers, missing, need_root
+from tests.machine import as_stranger, leftovers, need_root
 from zpipe.endpoints.replace import Replacement
 from zpipe.errors import TransferError, UsageError
 
@@ -89,7 +89,7 @@ def test_what_is_discarded_leaves_everything_as_it_was(target: Path) -> None:
     assert not leftovers(target.parent)
 
 
-@pytest.mark.parametrize("mode", [0o600, 0o644, 0o4755, 0o1777, 0o000])
+@pytest.mark.parametrize("mode", [0o600, 0o644, 0o4755, 0o1777, 0o200])
 def test_a_target_keeps_its_mode(mode: int, target: Path) -> None:
     target.chmod(mode)
     assert put(target, mode=0o666) is None
@@ -111,7 +111,7 @@ def test_a_target_keeps_its_extended_attributes(target: Path) -> None:
         os.setxattr(target, "user.colour", b"red")
         os.setxattr(target, "user.empty", b"")
     except OSError:
-        missing("no extended attributes here")
+        pytest.skip("no extended attributes here")
     assert put(target) is None
     assert os.getxattr(target, "user.colour") == b"red"
     assert sorted(name for name in os.listxattr(target) if name.startswith("user.")) == [
@@ -133,7 +133,7 @@ def test_a_target_keeps_its_access_control_list(target: Path) -> None:
     try:
         os.setxattr(target, "system.posix_acl_access", packed)
     except OSError:
-        missing("no access control lists here")
+        pytest.skip("no access control lists here")
     mode = target.stat().st_mode
     assert put(target) is None
     assert os.getxattr(target, "system.posix_acl_access") == packed

@@ -9,7 +9,15 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from tests.endpoints.meeting import Interrupting, Meeting, listening, read_all, sink, source
+from tests.endpoints.meeting import (
+    Interrupting,
+    Meeting,
+    listening,
+    need_family,
+    read_all,
+    sink,
+    source,
+)
 from zpipe.errors import Interrupted, StalledError, TransferError
 
 if TYPE_CHECKING:
@@ -28,6 +36,7 @@ def stack() -> Iterator[ExitStack]:
 def test_a_connection_is_made_to_an_address_of_either_family(
     family: socket.AddressFamily, host: str
 ) -> None:
+    need_family(family)
     with listening(family, (host.strip("[]"), 0)) as (listener, text), source(text) as end:
         peer, _ = listener.accept()
         with peer:
@@ -88,6 +97,7 @@ def test_a_host_that_does_not_answer_is_given_up_after_the_timeout(stack: ExitSt
 def test_a_listener_on_port_0_tells_where_it_listens(
     family: socket.AddressFamily, host: str
 ) -> None:
+    need_family(family)
     text = f"tcp-listen://{host}:0"
     waiter = Meeting()
 
