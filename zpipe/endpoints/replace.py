@@ -87,7 +87,8 @@ class Replacement:
     def commit(self, *, sync: bool = False) -> None:
         """Close the file and give it its name; with `sync`, make file and name durable first.
 
-        Raises: TransferError  fsync, close or rename failed; nothing carries the name.
+        Raises: TransferError  fsync, close or rename failed: nothing carries the name, save where
+                               only the fsync of the directory failed, after the rename.
         """
         act = "fsync"
         try:

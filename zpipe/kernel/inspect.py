@@ -68,6 +68,8 @@ def filesystem(fd: int) -> str | None:
 
 
 def _known(name: str) -> str | None:
+    """Return the name that statfs would lead to: `nfs` for nfs4, `fuse` for fuse.sshfs."""
+    name = "nfs" if name == "nfs4" else "fuse" if name.startswith("fuse") else name
     return name if name in _FILESYSTEMS.values() else None
 
 
