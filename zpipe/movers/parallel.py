@@ -38,7 +38,7 @@ if TYPE_CHECKING:
 WORTH = 64 << 20  # below this the second thread does not pay for its start and the rounds
 RANGE = 16 << 20  # of each thread in a round
 BUFFER = 128 * 1024  # of each thread: well within a second-level cache of its own
-_BOTH_BUSY = 1.3  # processor seconds per second of a round that two processors have carried
+_BOTH_BUSY = 1.6  # processor seconds per second of a round that two processors have carried
 _ALONE = 8  # rounds by one thread before the second one is tried again
 _SHARED = 2 << 20  # the smallest round that is worth two threads
 
