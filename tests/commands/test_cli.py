@@ -101,7 +101,7 @@ FAILURES = [
     (["cp", "a", "pipe:a"], "pipe:a: open: is not a FIFO"),
     (["cp", "a", "pipe:nosuch"], "pipe:nosuch: open: No such file or directory"),
     (["cp", "tcp://nosuch.invalid:80", "x"], "tcp://nosuch.invalid:80: resolve nosuch.invalid: "),
-    (["cp", "exec:./nosuch-program", "x"], "exec:./nosuch-program: start: No such file or directory"),
+    (["cp", "exec:./nosuch", "x"], "exec:./nosuch: start: No such file or directory"),
     (["cp", "exec:false", "x"], "exec:false: exit status 1"),
     (["cp", "b", "exec:sh -c 'cat >/dev/null; exit 7'"], "exit status 7"),
     (["cp", "exec:sh -c 'kill -9 $$'", "x"], "died of SIGKILL"),

@@ -83,6 +83,17 @@ def test_a_message_longer_than_the_limit_is_taken_whole_and_cut() -> None:
         assert os.read(source.fd, 100) == b"next", "the rest of a message is not a message"
 
 
+def test_a_message_is_a_granule_that_an_allowance_does_not_cut() -> None:
+    source, sink = StreamSource(datagrams(), b""), StreamSink(datagrams())
+    with closing(source), closing(sink):
+        os.write(source.peer, b"0123456789")
+        with Driver(PLAIN, source, sink, allowance=4) as driver:
+            driver.most = 10
+            driver.until_wait()
+        sink.take()
+        assert sink.messages == [b"0123456789"]
+
+
 def test_a_stream_is_cut_into_messages_that_fit_a_frame(bench: Bench) -> None:
     sink = StreamSink(datagrams())
     source = bench.source("file", DATA)
