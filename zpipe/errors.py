@@ -45,6 +45,8 @@ class SourceChanged(TransferError):
 class ConsumerGone(TransferError):
     """Nobody reads standard output any more (EPIPE); ends quietly by SIGPIPE, as cat does."""
 
+    exit_code = 141
+
 
 class VerifyError(ZpipeError):
     """The bytes that arrived are not those that were expected."""

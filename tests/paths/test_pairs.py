@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from tests.paths.peers import SINKS, SOURCES, Peer, pattern
-from tests.paths.tracing import KERNEL_ONLY, READS, WRITES, Run, run
+from tests.paths.tracing import KERNEL_ONLY, READS, WRITES, Run, run, strace
 from zpipe.movers import mover_of
 
 if TYPE_CHECKING:
@@ -73,6 +73,7 @@ def go(source: Peer, sink: Peer, log: Path | None, *, before: Sequence[str] = ()
 @pytest.mark.parametrize("sink_kind", SINKS)
 @pytest.mark.parametrize("source_kind", SOURCES)
 def test_pair(source_kind: str, sink_kind: str, tmp_path: Path) -> None:
+    strace()
     with Peer(tmp_path, pattern(SIZE)) as source:
         SOURCES[source_kind](source)
         with Peer(tmp_path, source.data) as sink:

@@ -123,7 +123,6 @@ def run(
     `said` is called with each line of stderr while it runs. `inject` are faults for strace;
     `give_away` are fds that are closed here once zpipe has them.
     """
-    reader, writer = os.pipe()
     prefix = list(before)
     if log is not None:
         prefix = [strace(), "-f", "--seccomp-bpf", "-qq", "-s", "0", "-e", "signal=none"]
@@ -131,6 +130,7 @@ def run(
         for fault in inject:
             prefix += ["-e", f"inject={fault}"]
         prefix += before
+    reader, writer = os.pipe()
     command = [*prefix, *ZPIPE, "cp", "--json-fd", str(writer), *map(str, words)]
     lines: list[bytes] = []
     output: list[bytes] = []
