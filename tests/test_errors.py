@@ -34,7 +34,7 @@ RAISED = [
         (ZpipeError, 1),
         (TransferError, 1),
         (SourceChanged, 1),
-        (ConsumerGone, 1),
+        (ConsumerGone, 141),
         (UsageError, 2),
         (VerifyError, 3),
         (StalledError, 4),

@@ -93,9 +93,8 @@ def no_pages_left() -> Iterator[list[str]]:
     tried = subprocess.run(probe, env=environment(), cwd="/", capture_output=True, check=False)
     if tried.returncode:
         # where the checkout lies is nothing that CI could install
-        pytest.skip(
-            f"another user cannot run this Python from {ROOT}: {tried.stderr.decode()[-200:]}"
-        )
+        why = tried.stderr.decode()[-200:]
+        pytest.skip(f"another user cannot run this Python from {ROOT}: {why}")
     with subprocess.Popen(
         [*his, sys.executable, "-c", GREEDY], stdin=subprocess.PIPE, stdout=subprocess.PIPE
     ) as greedy:
