@@ -1,7 +1,7 @@
 """The command line: finds the command, and is the only place where an error becomes an exit status.
 
-The command line library is loaded only when there is something for it to parse: a copy of two
-operands and no options goes to its work at once.
+The command line library is loaded only when there is something for it to parse: `cp` of two
+operands, `cat` and `tee` go to their work at once where they have no options.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     import click
 
 _SIGINT, _SIGPIPE = 2, 13
+_PIPELINE = ("cat", "tee")  # without options they need no command line library either
 
 
 def main(arguments: list[str] | None = None) -> NoReturn:
@@ -60,10 +61,16 @@ def _dispatch(words: list[str]) -> None:
 
         _, src, dst = words
         if copy_small(src, dst) is None:
-            from zpipe.commands.copying import Shown, carry
+            from zpipe.commands.carrying import Shown, carry
+            from zpipe.engine.copy import pair
             from zpipe.graph.model import Wishes
 
-            carry(src, dst, Wishes(), Shown())
+            carry(lambda: pair(src, dst, Wishes()), Shown())
+        return
+    if words and words[0] in _PIPELINE and not any(map(_is_option, words)):
+        from zpipe.commands.pipelines import in_short
+
+        in_short(words[0], words[1:])
         return
     _dispatch_by_click(words)
 

@@ -32,6 +32,8 @@ class TransferError(ZpipeError):
     `errno` is the kernel's answer, where there was one.
     """
 
+    of_source = False  # it is the source that failed: the sink may go on with another
+
     def __init__(self, text: str, *, delivered: int | None = None, errno: int | None = None):
         super().__init__(text)
         self.delivered = delivered
@@ -40,6 +42,14 @@ class TransferError(ZpipeError):
 
 class SourceChanged(TransferError):
     """The source was written to, cut or replaced while it was read."""
+
+    of_source = True
+
+
+class OutputsDropped(ZpipeError):
+    """Some outputs of several were given up; the others are complete."""
+
+    exit_code = 5
 
 
 class ConsumerGone(TransferError):

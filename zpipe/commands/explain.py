@@ -9,7 +9,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-    from zpipe.engine.report import HopReport, Report
+    from zpipe.engine.report import HopReport, OutletReport, Report
     from zpipe.facts import FdFacts
     from zpipe.graph.model import Graph, Wishes
     from zpipe.movers.contract import Cost
@@ -36,7 +36,7 @@ def happened(report: Report) -> str:
     """Return what was really done."""
     lines: list[str] = []
     for hop in report.hops:
-        lines += _hop(hop)
+        lines += _hop(hop, several=len(report.hops) > 1)
     used = report.resources
     lines += _rows(
         "cpu",
@@ -64,20 +64,32 @@ def foreseen(graph: Graph) -> str:
         raise UsageError(*problems)
     lines = []
     labels = {}
-    for edge in graph.edges:
-        ends = []
-        for name, is_sink in ((edge.source, False), (edge.sink, True)):
-            endpoint = graph.node(name).endpoint
-            facts = kind_of(endpoint.kind).preview(endpoint, sink=is_sink)
-            ends.append(_as_wished(facts, edge.wishes, sink=is_sink))
-        source, sink = graph.node(edge.source), graph.node(edge.sink)
-        if ends[0].on_disk and ends[0].identity == ends[1].identity:
-            raise UsageError(
-                f"{sink.endpoint.text}: is the source itself: a file cannot be copied onto itself"
+    for stream in graph.streams():
+        for node, wishes in zip(stream.sources, stream.wishes, strict=True):
+            source = _as_wished(
+                kind_of(node.endpoint.kind).preview(node.endpoint, sink=False), wishes, sink=False
             )
-        plan = choose(ends[0], ends[1], edge.wishes)
-        labels[edge.source, edge.sink] = plan.first.name
-        lines += planned(source.endpoint.text, sink.endpoint.text, plan).splitlines()[1:]
+            sinks = []
+            for to in stream.sinks:
+                facts = kind_of(to.endpoint.kind).preview(to.endpoint, sink=True)
+                sinks.append(_as_wished(facts, wishes, sink=True))
+                if source.on_disk and source.identity == facts.identity:
+                    raise UsageError(
+                        f"{to.endpoint.text}: is the source itself:"
+                        " a file cannot be copied onto itself"
+                    )
+            if len(sinks) == 1:
+                plan = choose(source, sinks[0], wishes)
+            else:
+                from zpipe.plan.fan import choose_fan
+
+                plan = choose_fan(source, sinks, wishes)
+            for to in stream.sinks:
+                labels[node.id, to.id] = plan.first.name
+            more = planned(node.endpoint.text, "", plan).splitlines()[1:]
+            if len(stream.sources) > 1:
+                lines.append(f"  {node.endpoint.text}:")
+            lines += more
     return "\n".join([draw(graph, labels), *lines])
 
 
@@ -93,13 +105,16 @@ def _as_wished(facts: FdFacts, wishes: Wishes, *, sink: bool) -> FdFacts:
     return facts
 
 
-def _hop(hop: HopReport) -> list[str]:
+def _hop(hop: HopReport, *, several: bool) -> list[str]:
     lines = _rows("fallback", [f"{f.mover}: {f.call}: {f.reason}" for f in hop.fallbacks])
     rate = f", {format_size(hop.moved / hop.seconds)}/s" if hop.moved and hop.seconds else ""
     size = f"{hop.moved} bytes" + (f" ({format_size(hop.moved)})" if hop.moved >= 1024 else "")
     lines += _rows(
         "outcome",
-        [f"{hop.mover} reached the end: {size} in {format_duration(hop.seconds)}{rate}"],
+        [
+            f"{f'{hop.source}: ' if several else ''}{hop.mover} reached the end:"
+            f" {size} in {format_duration(hop.seconds)}{rate}"
+        ],
     )
     if len(hop.bytes_by_mover) > 1:
         shares = ", ".join(f"{name} {count}" for name, count in hop.bytes_by_mover.items())
@@ -109,10 +124,21 @@ def _hop(hop: HopReport) -> list[str]:
     calls = ", ".join(f"{name} {count}" for name, count in hop.calls.most_common())
     noun = "system call" if total == 1 else "system calls"
     lines += _rows("calls", [f"{total} {noun}{per_mib}: {calls}"] if total else [])
+    if len(hop.outlets) > 1:
+        lines += _rows("outputs", [_output(outlet) for outlet in hop.outlets])
     waits = [f"{format_duration(span)} for the {name}" for name, span in hop.waited.items()]
     lines += _rows("waited", [", ".join(waits)] if waits else [])
     lines += _rows("note", hop.notes)
     return lines
+
+
+def _output(outlet: OutletReport) -> str:
+    text = f"{outlet.sink}: {outlet.moved} bytes, {outlet.state}"
+    if outlet.blocked >= 0.0005:
+        text += f", blocked for {format_duration(outlet.blocked)}"
+    if outlet.deepest:
+        text += f", spilled {format_size(outlet.deepest)} at the most"
+    return text
 
 
 def _refused(plan: HopPlan) -> list[str]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from abc import ABC, abstractmethod
 
 from zpipe.units import format_duration, format_size
 
@@ -14,44 +15,99 @@ if TYPE_CHECKING:
     from rich.progress import Progress as RichProgress
     from rich.progress import Task, TaskID
 
-    from zpipe.engine.report import HopReport
+    from zpipe.engine.report import HopReport, OutletReport
 
-_FIRST = 1.0  # seconds before anything is shown: most copies are over by then
+_FIRST = 1.0  # seconds before anything is shown: most runs are over by then
 
 
-class Progress:
-    """A bar, bytes, a windowed rate and the time that is left; on stderr, gone at the end."""
+class Display(ABC):
+    """Where a run stands. `name` and `size` are for what the bytes' origin does not tell.
+
+    Sources that are read one after the other are shown as one run.
+    """
+
+    interval: float
+
+    def __init__(self, *, name: str | None = None, size: int | None = None):
+        self._name = name
+        self._size = size
+        self._past = 0
+        self._hop: HopReport | None = None
+
+    def begin(self, hop: HopReport) -> None:
+        """A hop follows those that were shown so far."""
+        if self._hop is not None:
+            self._past += self._hop.moved
+        self._hop = hop
+
+    @abstractmethod
+    def show(self, hop: HopReport) -> None:
+        """Tell the state of a hop."""
+
+    @abstractmethod
+    def close(self) -> None:
+        """Take away what would be in the way of the next line."""
+
+    def _expected(self, hop: HopReport) -> int | None:
+        """Return the bytes of the whole run, as far as they are known."""
+        if self._size is not None:
+            return self._size
+        return hop.expected if not self._past else None
+
+
+class Progress(Display):
+    """A bar, bytes, a windowed rate and the time that is left, and a line for each output of
+    several; on stderr, gone at the end.
+    """
 
     interval = 0.2
 
-    def __init__(self, *, at_once: bool):
+    def __init__(self, *, at_once: bool, name: str | None = None, size: int | None = None):
+        super().__init__(name=name, size=size)
         self._from = time.monotonic() + (0.0 if at_once else _FIRST)
         self._display: RichProgress | None = None
-        self._task: TaskID | None = None
+        self._tasks: list[TaskID] = []
 
     def show(self, hop: HopReport) -> None:
         """Draw the state of a hop; loads the library on first use."""
         if time.monotonic() < self._from:
             return
         if self._display is None:
-            self._display = self._start()
-        state: dict[str, Any] = {
-            "completed": hop.moved,
-            "mover": hop.mover,
-            "average": hop.moved / hop.seconds if hop.seconds else 0,
-        }
-        if self._task is None:
-            name = f"{hop.source} -> {hop.sink}"
-            self._task = self._display.add_task(name, total=hop.expected, **state)
-        self._display.update(self._task, refresh=True, **state)
+            self._display = self._start(several=len(hop.outlets) > 1)
+        total = self._expected(hop)
+        for place, (name, state) in enumerate(self._rows(hop)):
+            if place == len(self._tasks):
+                self._tasks.append(self._display.add_task(name, total=total, **state))
+            self._display.update(self._tasks[place], description=name, total=total, **state)
+        self._display.refresh()
 
     def close(self) -> None:
         """Take the display away. What is shown next begins a new one."""
         if self._display is not None:
             self._display.stop()
-        self._display = self._task = None
+        self._display = None
+        self._tasks = []
 
-    def _start(self) -> RichProgress:
+    def _rows(self, hop: HopReport) -> list[tuple[str, dict[str, Any]]]:
+        """Return name and state of what has a line of its own: each output, or the hop."""
+        if len(hop.outlets) > 1:
+            return [
+                (
+                    outlet.sink,
+                    {
+                        "completed": outlet.moved,
+                        "how": _behind(outlet),
+                        "average": outlet.moved / hop.seconds if hop.seconds else 0,
+                    },
+                )
+                for outlet in hop.outlets
+            ]
+        moved = self._past + hop.moved
+        average = hop.moved / hop.seconds if hop.seconds else 0
+        name = self._name or f"{hop.source} -> {hop.sink}"
+        return [(name, {"completed": moved, "how": hop.mover, "average": average})]
+
+    def _start(self, *, several: bool) -> RichProgress:
         from rich.console import Console
         from rich.progress import (
             BarColumn,
@@ -72,17 +128,21 @@ class Progress:
                 text = f"{format_size(speed)}/s" if speed else ""
                 return Text(text, style="progress.data.speed")
 
+        name = TextColumn(
+            "{task.description}",
+            markup=False,
+            table_column=Column(overflow="ellipsis", no_wrap=True, ratio=1),
+        )
+        how = TextColumn("{task.fields[how]}", markup=False, table_column=Column(no_wrap=True))
+        bar = BarColumn(bar_width=20)
+        rest = [] if several else [TimeRemainingColumn()]
         display = RichProgress(
-            TextColumn(
-                "{task.description}",
-                markup=False,
-                table_column=Column(overflow="ellipsis", no_wrap=True, ratio=1),
-            ),
-            BarColumn(bar_width=20),
+            name,
+            bar,
             DownloadColumn(binary_units=True),
             Speed(),
-            TimeRemainingColumn(),
-            TextColumn("{task.fields[mover]}", markup=False),
+            *rest,
+            how,
             console=Console(stderr=True),
             auto_refresh=False,
             transient=True,
@@ -92,28 +152,48 @@ class Progress:
         return display
 
 
-class Lines:
+class Lines(Display):
     """A line each second that stays: for a stderr that is no terminal."""
 
     interval = 1.0
 
-    def __init__(self, show: Callable[[str], None]):
-        self._show = show
+    def __init__(
+        self, say: Callable[[str], None], *, name: str | None = None, size: int | None = None
+    ):
+        super().__init__(name=name, size=size)
+        self._say = say
 
     def show(self, hop: HopReport) -> None:
-        """Tell the state of a hop."""
-        self._show(f"zpipe: {status_line(hop)}")
+        line = status_line(hop, name=self._name, past=self._past, expected=self._expected(hop) or 0)
+        self._say(f"zpipe: {line}")
 
     def close(self) -> None:
         """Leave the lines where they are."""
 
 
-def status_line(hop: HopReport) -> str:
-    """Return where a hop stands, in one line."""
-    parts = [format_size(hop.moved)]
-    if hop.expected:
-        parts[0] += f" of {format_size(hop.expected)} ({100 * hop.moved / hop.expected:.0f} %)"
+def status_line(
+    hop: HopReport, *, name: str | None = None, past: int = 0, expected: int | None = None
+) -> str:
+    """Return where a hop stands, in one line; `past` bytes came before it."""
+    moved = past + hop.moved
+    total = hop.expected if expected is None else expected
+    parts = [format_size(moved)]
+    if total:
+        parts[0] += f" of {format_size(total)} ({100 * moved / total:.0f} %)"
     if hop.seconds > 0:
         parts.append(f"{format_size(hop.moved / hop.seconds)}/s")
     parts += [format_duration(hop.seconds), hop.mover]
-    return f"{hop.source} -> {hop.sink}: {', '.join(part for part in parts if part)}"
+    line = f"{name or f'{hop.source} -> {hop.sink}'}: {', '.join(part for part in parts if part)}"
+    if len(hop.outlets) > 1:
+        line += "".join(
+            f"; {outlet.sink}: {format_size(outlet.moved)}, {_behind(outlet)}"
+            for outlet in hop.outlets
+        )
+    return line
+
+
+def _behind(outlet: OutletReport) -> str:
+    """Return the state of an output, and by how much it is behind the source."""
+    if outlet.lag and outlet.state in ("flowing", "blocked", "spilling"):
+        return f"{outlet.state}, {format_size(outlet.lag)} behind"
+    return outlet.state

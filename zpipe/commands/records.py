@@ -10,14 +10,15 @@ from zpipe.errors import Interrupted, TransferError, UsageError
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from zpipe.engine.report import Fallback, HopReport, Report
+    from zpipe.engine.report import Fallback, HopReport, OutletReport, Report
     from zpipe.errors import ZpipeError
 
 VERSION = 1
 
 
 class Records(Feedback):
-    """Writes to an fd that was passed in. Types: start, said, progress, fallback, hop, error, end.
+    """Writes to an fd that was passed in. Types: start, said, answer, progress, fallback, failed,
+    dropped, hop, error, end.
 
     Raises: UsageError  the fd is not open for writing.
     """
@@ -26,6 +27,7 @@ class Records(Feedback):
 
     def __init__(self, fd: int):
         self._fd = fd
+        self._outputs: list[dict[str, object]] = []
         try:
             os.write(fd, b"")
         except OSError as error:
@@ -86,22 +88,38 @@ class Records(Feedback):
             system_seconds=round(used.system, 6),
             voluntary_switches=used.voluntary_switches,
             involuntary_switches=used.involuntary_switches,
+            outputs=self._outputs,
         )
 
     def failed(self, error: ZpipeError) -> None:
+        self._write("failed", text=str(error))
+
+    def dropped(self, outlet: OutletReport) -> None:
+        self._write("dropped", **_output(outlet))
+
+    def answered(self, text: str) -> None:
+        self._write("answer", text=text)
+
+    def stopped(self, report: Report) -> None:
+        # those of a sequence share their outlets
+        seen = {id(outlet): outlet for hop in report.hops for outlet in hop.outlets}
+        self._outputs = [_output(outlet) for outlet in seen.values()]
+
+    def ended_by(self, error: ZpipeError) -> None:
         """Tell what ended the run, as the last record."""
-        known = isinstance(error, TransferError)
         self._write(
             "error",
             text=str(error),
             exit=error.exit_code,
             errno=error.errno if isinstance(error, TransferError) else None,
-            bytes=error.delivered if isinstance(error, TransferError) and known else None,
+            bytes=error.delivered if isinstance(error, TransferError) else None,
             signal=error.signum if isinstance(error, Interrupted) else None,
+            outputs=self._outputs,
         )
 
     def _place(self, hop: HopReport) -> dict[str, object]:
-        return {
+        several = {"outputs": [_output(outlet) for outlet in hop.outlets]}
+        return (several if len(hop.outlets) > 1 else {}) | {
             "source": hop.source,
             "sink": hop.sink,
             "mover": hop.mover,
@@ -118,3 +136,19 @@ class Records(Feedback):
                 rest = rest[os.write(self._fd, rest) :]
         except OSError:
             pass  # whoever listened has gone; the bytes go on
+
+
+def _output(outlet: OutletReport) -> dict[str, object]:
+    """Return what is known of one output."""
+    return {
+        "sink": outlet.sink,
+        "state": outlet.state,
+        "mover": outlet.mover or None,
+        "bytes": outlet.moved,
+        "lag": outlet.lag,
+        "seconds_blocked": round(outlet.blocked, 6),
+        "when_full": outlet.policy,
+        "spilled": outlet.spilled,
+        "most_spilled": outlet.deepest,
+        "error": outlet.error,
+    }

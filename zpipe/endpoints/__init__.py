@@ -27,6 +27,7 @@ KINDS = {
     "null": "null",
     "zero": "zero",
     "pattern": "pattern",
+    "hash": "hash",
 }
 _WITH_SLASHES = frozenset({"tcp", "tcp-listen"})
 

@@ -52,6 +52,9 @@ class Waiter(ABC):
     def say(self, text: str) -> None:
         """Tell the user what cannot wait until the report, such as the port that was chosen."""
 
+    def answer(self, text: str) -> None:
+        """Give the user what was asked for, as it is: a digest."""
+
 
 class Opening(Value):
     """What is asked of an end when it is opened.
@@ -80,6 +83,8 @@ class End:
         self.notes: list[str] = []
         self.quiet_pipe = False  # EPIPE ends the process as it ends cat: standard output
         self.provisional = False  # what it took is thrown away unless it is finished
+        self.waits_for_child = False  # `finish` has something to say also of an end that was cut
+        self.room: int | None = None  # bytes until `turn` must be called; None: it never is
 
     def port(self) -> OpenFd:
         """Return what a mover may see of this end."""
@@ -90,6 +95,24 @@ class End:
 
         Raises: TransferError  with the kernel's reason.
         """
+
+    def turn(self, waiter: Waiter) -> None:
+        """Go on in the next file, now that `room` is used up: `fd`, `facts` and `room` are new.
+
+        Raises: TransferError  the one could not be finished, or the other not be opened.
+        """
+
+    def hang_up(self) -> None:
+        """Send no more, without waiting for anybody. `finish` may still have something to say."""
+        self.close()
+
+    def cut(self) -> None:
+        """Give up at once, without waiting for anybody; `close` tidies up later."""
+        self.hang_up()
+
+    def abandon(self) -> None:
+        """Give up an end that a thread may still be using: its fd number stays taken for good."""
+        self.fd = -1
 
     def last_words(self, waiter: Waiter) -> str:
         """Return what is known of why nobody takes bytes any more, in brackets, or ''."""

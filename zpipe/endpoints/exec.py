@@ -32,6 +32,7 @@ class ExecEnd(End):
     def __init__(self, child: subprocess.Popen[bytes], fd: int, name: str, *, sink: bool):
         self._child: subprocess.Popen[bytes] | None = child
         self._sink = sink
+        self.waits_for_child = True
         try:
             pipes.set_capacity(fd, pipes.CAPACITY)
         except OSError:
@@ -65,6 +66,14 @@ class ExecEnd(End):
         if status == 0 or (status == -signal.SIGPIPE and not self._sink and not complete):
             return
         raise TransferError(f"{self.name}: {_how(status)}")
+
+    def hang_up(self) -> None:
+        super().close()
+
+    def cut(self) -> None:
+        self.hang_up()
+        if self._child is not None:
+            self._child.terminate()
 
     def close(self) -> None:
         super().close()

@@ -60,6 +60,10 @@ class ReplacedEnd(End):
         self.fd = -1
         self._replacement.discard()
 
+    def abandon(self) -> None:
+        self.fd = self._replacement.fd = -1
+        self._replacement.discard()
+
 
 class File(EndpointKind):
     """`PATH`, or `file:PATH?option=value`."""
@@ -72,6 +76,7 @@ class File(EndpointKind):
         "length": "as a source: stop after this many bytes",
         "append": "1: as a sink, add at the end (O_APPEND)",
         "direct": "1: move by O_DIRECT, past the page cache",
+        "split_size": "as a sink, with %04d or such in its name: bytes in each file",
         "mode": "as a sink, permission bits of a new file, in octal; the umask applies",
     }
 
@@ -84,12 +89,19 @@ class File(EndpointKind):
         option(endpoint, "direct", flag, False)
         append = option(endpoint, "append", flag, False)
         given = endpoint.options
-        wrong = {"append", "mode"} & set(given) if not sink else {"length"} & set(given)
+        wrong = {"length"} if sink else {"append", "mode", "split_size"}
+        wrong &= set(given)
         if wrong:
             side = "sink" if not sink else "source"
             raise UsageError(f"{endpoint.text}: option {min(wrong)}: is for a {side}")
         if append and "offset" in given:
             raise UsageError(f"{endpoint.text}: append and offset exclude each other")
+        if "split_size" in given:
+            from zpipe.endpoints import split
+
+            split.judge(endpoint.address, size_option(endpoint, "split_size"), endpoint.text)
+            if "offset" in given:
+                raise UsageError(f"{endpoint.text}: offset and split_size exclude each other")
 
     def open_source(self, endpoint: Endpoint, opening: Opening) -> End:
         path = endpoint.address
@@ -122,6 +134,22 @@ class File(EndpointKind):
         return FileEnd(fd, endpoint.text, facts, limit=size_option(endpoint, "length"))
 
     def open_sink(self, endpoint: Endpoint, opening: Opening) -> End:
+        size = size_option(endpoint, "split_size")
+        if size is None:
+            return self._open_sink(endpoint, opening)
+        from zpipe.endpoints import split
+        from zpipe.values import replace
+
+        options = {key: value for key, value in endpoint.options.items() if key != "split_size"}
+
+        def open_part(number: int) -> End:
+            name = split.part_name(endpoint.address, number)
+            part = replace(endpoint, text=name, address=name, options=options)
+            return self._open_sink(part, opening)
+
+        return split.SplitEnd(open_part, size, endpoint.text)
+
+    def _open_sink(self, endpoint: Endpoint, opening: Opening) -> End:
         path = endpoint.address
         append = opening.append or option(endpoint, "append", flag, False)
         offset = size_option(endpoint, "offset")

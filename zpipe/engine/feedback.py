@@ -4,7 +4,8 @@ from __future__ import annotations
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from zpipe.engine.report import Fallback, HopReport, Report
+    from zpipe.engine.report import Fallback, HopReport, OutletReport, Report
+    from zpipe.errors import ZpipeError
 
 
 class Feedback:
@@ -14,6 +15,15 @@ class Feedback:
 
     def said(self, text: str) -> None:
         """Something that cannot wait for the report, such as a port that was chosen."""
+
+    def answered(self, text: str) -> None:
+        """A result that was asked for, to be shown as it is: a digest."""
+
+    def failed(self, error: ZpipeError) -> None:
+        """A source of several could not be read; the next one goes on."""
+
+    def dropped(self, outlet: OutletReport) -> None:
+        """An output is given up; the others go on."""
 
     def began(self, hop: HopReport) -> None:
         """A hop is opened and planned; nothing has moved."""
@@ -29,6 +39,9 @@ class Feedback:
 
     def ended(self, hop: HopReport) -> None:
         """A hop has ended and its ends are finished."""
+
+    def stopped(self, report: Report) -> None:
+        """A stream has come to its end, or to the error that is raised next."""
 
     def closed(self, report: Report) -> None:
         """Everything has ended well."""

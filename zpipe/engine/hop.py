@@ -10,16 +10,15 @@ from contextlib import closing
 
 from zpipe.engine.limiter import Limiter
 from zpipe.engine.report import Fallback, HopReport
+from zpipe.engine.watch import Watch, act
 from zpipe.errors import (
     ConsumerGone,
     Interrupted,
-    SourceChanged,
     StalledError,
     TransferError,
     reason,
     signal_name,
 )
-from zpipe.kernel.changes import changes
 from zpipe.kernel.errnos import SINK_ONLY
 from zpipe.movers import mover_of
 from zpipe.movers.contract import Ended, FallBack, Moved, MoveFault, Tuning
@@ -62,9 +61,8 @@ class Hop:
         self._stop = stop
         self._lease = lease
         self._limiter = Limiter(wishes.rate_limit) if wishes.rate_limit else None
-        self._before = _measure(source)
-        self._path = _path(source) if self._before else ""
-        self._limit = _limit(source, wishes)
+        self._watch = Watch(source, wishes)
+        self._limit = self._watch.limit
         self.report = HopReport(source.name, sink.name, plan, expected=self._limit)
         self._base = 0  # moved by the transfers that came before the one at hand
         self._began = 0.0
@@ -110,7 +108,11 @@ class Hop:
         self._base = self.report.moved
         try:
             with closing(transfer):
-                return self._drive(transfer, mover.name)
+                try:
+                    return self._drive(transfer, mover.name)
+                except Interrupted:
+                    self._flush(transfer)
+                    raise
         except MoveFault as fault:
             self._account(transfer, mover.name)
             raise self._failure(fault, transfer) from fault
@@ -145,13 +147,29 @@ class Hop:
                     self._tick()
             elif isinstance(step, Ended):
                 # while the transfer still holds what keeps writers off
-                self._check_unchanged()
+                self._watch.check(self._delivered_text(), self.report.moved)
                 return True
             elif isinstance(step, FallBack):
                 self._account(transfer, name)
                 self._note_fallback(name, step)
                 return False
             else:
+                self._sleep(step)
+
+    def _flush(self, transfer: Transfer) -> None:
+        """Deliver what was read already: the source of a pipeline does not say it again.
+
+        Raises: Interrupted  a second signal does not wait for that.
+        """
+        if self._sink.provisional or not (transfer.flushes and transfer.held):
+            return
+        self._stop.heard()
+        while transfer.held:
+            self._stop.check()
+            step = transfer.step(0)
+            if isinstance(step, (Ended, FallBack)):
+                break
+            if not isinstance(step, Moved):
                 self._sleep(step)
 
     def _sleep(self, step: Wait) -> None:
@@ -255,11 +273,12 @@ class Hop:
             self._count_lost(transfer)
         side = fault.side or ("sink" if number in SINK_ONLY else None)
         if side == "source":
-            self._check_unchanged()  # if so, that is the true reason
-            where = f"{self._source.name}: {_act(fault.call, 'read')}"
+            # if it has changed, that is the true reason
+            self._watch.check(self._delivered_text(), self.report.moved)
+            where = f"{self._source.name}: {act(fault.call, 'read')}"
         elif side == "sink":
-            act = "write" if fault.side is None else _act(fault.call, "write")
-            where = f"{self._sink.name}: {act}"
+            verb = "write" if fault.side is None else act(fault.call, "write")
+            where = f"{self._sink.name}: {verb}"
         else:
             where = f"{self._source.name} -> {self._sink.name}: {fault.call}"
         # an error may have words of its own: a source that was cut
@@ -269,55 +288,6 @@ class Hop:
         text = f"{where}: {why}; {self._delivered_text()}"
         if number == errno.EPIPE and side == "sink" and self._sink.quiet_pipe:
             return ConsumerGone(text, delivered=self.report.moved, errno=number)
-        return TransferError(text, delivered=self.report.moved, errno=number)
-
-    def _check_unchanged(self) -> None:
-        """Ask fstat whether a regular source is what it was. Raises: SourceChanged."""
-        before = self._before
-        # the size of a file of /proc is 0, and its times are those of the question
-        if before is None or not before.st_size or self._source.facts.stable:
-            return
-        found = changes(before, os.fstat(self._source.fd))
-        if found == ["ctime"] and _path(self._source) != self._path:
-            return  # it was renamed, as logs are: that explains it
-        if found:
-            raise SourceChanged(
-                f"{self._source.name}: read: the source changed while it was read"
-                f" ({', '.join(found)}); {self._delivered_text()}",
-                delivered=self.report.moved,
-            )
-
-
-def _act(call: str, usual: str) -> str:
-    """Name the act for people: the call where it says more than read or write."""
-    return (
-        usual
-        if call in ("readv", "read", "recv", "write", "preadv", "pwrite", "splice", "poll")
-        else call
-    )
-
-
-def _path(source: End) -> str:
-    try:
-        return os.readlink(f"/proc/self/fd/{source.fd}")
-    except OSError:
-        return ""  # no /proc here
-
-
-def _measure(source: End) -> os.stat_result | None:
-    """Return what later changes are measured against; a size that has moved by now counts."""
-    facts = source.facts
-    if facts.type != "regular" or facts.position is None:
-        return None
-    info = os.fstat(source.fd)
-    source.facts = replace(facts, size=max(0, info.st_size - facts.position))
-    return info
-
-
-def _limit(source: End, wishes: Wishes) -> int | None:
-    """Return how many bytes the hop is to move; None: until the source ends."""
-    bounds = [bound for bound in (source.limit, wishes.length) if bound is not None]
-    # a size of 0 may be that of a virtual file, which only its end tells
-    if source.facts.size:
-        bounds.append(source.facts.size)
-    return min(bounds) if bounds else None
+        error = TransferError(text, delivered=self.report.moved, errno=number)
+        error.of_source = side == "source"
+        return error

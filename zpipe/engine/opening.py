@@ -1,4 +1,4 @@
-"""Open the two ends of an edge, in the order that loses nothing when one of them fails.
+"""Open the ends of a stream, in the order that loses nothing when one of them fails.
 
 The source first: a missing source must not create or truncate a target. What the user asked of the
 source's stability is settled here: a private clone, a lease, or copies.
@@ -10,7 +10,7 @@ import os
 
 from zpipe.endpoints import kind_of
 from zpipe.endpoints.contract import End, Opening
-from zpipe.errors import UsageError, open_failed
+from zpipe.errors import TransferError, UsageError, open_failed
 from zpipe.facts import NEVER_CLONES
 from zpipe.kernel.clone import clone
 from zpipe.kernel.errnos import CLONE_REFUSED, LEASE_REFUSED
@@ -19,45 +19,64 @@ from zpipe.values import replace
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
     from contextlib import ExitStack
 
     from zpipe.endpoints.contract import Waiter
-    from zpipe.graph.model import Edge, Endpoint, Graph, Wishes
+    from zpipe.graph.model import Endpoint, Node, Wishes
 
 
-def open_ends(
-    graph: Graph, edge: Edge, waiter: Waiter, stack: ExitStack
-) -> tuple[End, End, Wishes, Lease | None]:
-    """Return source, sink, the wishes that are left, and the lease if there is one.
-
-    Everything opened is closed by `stack`.
+def open_source(node: Node, wishes: Wishes, waiter: Waiter, stack: ExitStack) -> End:
+    """Open a source; it is closed by `stack`.
 
     Raises: TransferError, UsageError, StalledError, Interrupted  as the ends do.
     """
-    wishes = edge.wishes
-    at_source = graph.node(edge.source).endpoint
-    at_sink = graph.node(edge.sink).endpoint
-    if at_sink.kind != "file":
+    endpoint = node.endpoint
+    opening = Opening(waiter, offset=wishes.offset)
+    try:
+        source = _open(kind_of(endpoint.kind).open_source, endpoint, opening)
+    except TransferError as error:
+        error.of_source = True
+        raise
+    stack.callback(source.close)
+    return source
+
+
+def open_sink(
+    node: Node, wishes: Wishes, source: End, waiter: Waiter, stack: ExitStack, *, alone: bool
+) -> End:
+    """Open a sink for what `source` has; it is closed by `stack`. `alone`: there is no other.
+
+    Raises: as `open_source`.
+    """
+    endpoint = node.endpoint
+    of_file = endpoint.kind == "file"
+    if alone and not of_file:
         for asked, name in ((wishes.append, "--append"), (wishes.inplace, "--inplace")):
             if asked:
-                raise UsageError(f"{at_sink.text}: {name} is for a file that a path names")
-    opening = Opening(waiter, offset=wishes.offset)
-    source = _open(kind_of(at_source.kind).open_source, at_source, opening)
-    stack.callback(source.close)
+                raise UsageError(f"{endpoint.text}: {name} is for a file that a path names")
     mode = 0o666
     if source.facts.type == "regular":
         mode = os.fstat(source.fd).st_mode & 0o777
     opening = Opening(
         waiter,
-        append=wishes.append,
-        inplace=wishes.inplace,
+        append=wishes.append and of_file,
+        inplace=wishes.inplace and of_file,
         sync=wishes.sync,
         mode=mode,
         refuse=source.facts.identity if source.facts.on_disk else None,
     )
-    sink = _open(kind_of(at_sink.kind).open_sink, at_sink, opening)
+    sink = _open(kind_of(endpoint.kind).open_sink, endpoint, opening)
     stack.callback(sink.close)
+    return sink
+
+
+def steady(
+    source: End, sinks: Sequence[End], wishes: Wishes, stack: ExitStack
+) -> tuple[Wishes, Lease | None]:
+    """Settle what the user asked of the source's stability, now that all ends are open: an open
+    for writing would break a lease. Return the wishes that are left, and the lease if there is one.
+    """
     lease = None
     if wishes.lease:
         lease = _lease(source)
@@ -65,14 +84,15 @@ def open_ends(
             stack.callback(lease.release)
         else:
             wishes = replace(wishes, stable=True)
-    for end in (source, sink):
+    for end in (source, *sinks):
         if end.facts.on_disk and (wishes.via == "direct" or end.facts.direct):
             from zpipe.kernel.direct import alignment
 
             end.facts = replace(end.facts, align=alignment(end.fd))
-    if wishes.stable and source.facts.type == "regular" and sink.facts.holds_references:
+    references = any(sink.facts.holds_references for sink in sinks)
+    if wishes.stable and source.facts.type == "regular" and references:
         _use_clone(source)
-    return source, sink, wishes, lease
+    return wishes, lease
 
 
 def _open(

@@ -45,8 +45,34 @@ class Resources(Value):
     involuntary_switches: int
 
 
+class OutletReport:
+    """One sink of several. `state`: flowing, blocked, spilling, detached, left (its reader has
+    gone, which is no failure), failed, done.
+
+    `moved` counts the bytes that it took, `blocked` the seconds in which it did not take what
+    there was, `spilled` the bytes that wait in its file now, `deepest` the most there ever were.
+    """
+
+    def __init__(self, sink: str, policy: str):
+        self.sink = sink
+        self.policy = policy
+        self.mover = ""
+        self.moved = 0
+        self.lag = 0  # bytes that were read from the source, and that this sink has not taken
+        self.blocked = 0.0
+        self.spilled = 0
+        self.deepest = 0
+        self.state = "flowing"
+        self.error: str | None = None
+
+    @property
+    def given_up(self) -> bool:
+        return self.state in ("detached", "failed")
+
+
 class HopReport:
-    """One hop: filled in while it runs, complete when it has ended.
+    """One hop: filled in while it runs, complete when it has ended. A hop to several sinks has an
+    outlet for each; those of a sequence share them.
 
     `moved` counts bytes that the sink took, `lost` those read from a stream and not delivered.
     `waited` holds seconds by what was waited for: source, sink, rate limit.
@@ -67,6 +93,7 @@ class HopReport:
         self.waited: dict[str, float] = {}
         self.seconds = 0.0
         self.complete = False
+        self.outlets: list[OutletReport] = []
 
 
 class Report:

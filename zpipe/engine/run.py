@@ -1,30 +1,42 @@
-"""Carry out a graph: check it, then open, plan, carry and finish each of its hops."""
+"""Carry out a graph: check it, then open, plan, carry and finish each of its streams."""
 
 from __future__ import annotations
 
+import errno
+import os
 from contextlib import ExitStack
 
 from zpipe.engine.feedback import Feedback
-from zpipe.engine.hop import Hop
-from zpipe.engine.opening import open_ends
-from zpipe.engine.report import Meter, Report
+from zpipe.engine.opening import open_sink, open_source, steady
+from zpipe.engine.report import HopReport, Meter, OutletReport, Report
 from zpipe.engine.stop import Stop
 from zpipe.engine.waiting import EngineWaiter
-from zpipe.errors import TransferError, UsageError
+from zpipe.errors import (
+    OutputsDropped,
+    StalledError,
+    TransferError,
+    UsageError,
+    ZpipeError,
+)
 from zpipe.graph.check import check
-from zpipe.plan.choice import choose
+from zpipe.values import replace
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from zpipe.graph.model import Edge, Graph
+    from zpipe.endpoints.contract import End
+    from zpipe.engine.fan import Fan, FanHop
+    from zpipe.engine.hop import Hop
+    from zpipe.graph.model import Graph, Node, Stream, Wishes
+    from zpipe.graph.policy import Policy
 
 
 def run(graph: Graph, *, feedback: Feedback | None = None, stop: Stop | None = None) -> Report:
-    """Move the bytes of every edge, one hop after the other.
+    """Move the bytes of every edge, one stream after the other.
 
     Returns: the report, when all of it went well.
-    Raises: UsageError     the graph is not sound, or a mover that was asked for cannot serve.
-            TransferError  an end failed; what was not complete is under no final name.
+    Raises: UsageError      the graph is not sound, or a mover that was asked for cannot serve.
+            TransferError   an end failed; what was not complete is under no final name.
+            OutputsDropped  some of several sinks failed, the others are complete.
             VerifyError, StalledError, Interrupted.
     """
     problems = check(graph)
@@ -34,36 +46,219 @@ def run(graph: Graph, *, feedback: Feedback | None = None, stop: Stop | None = N
     stop = stop or Stop()
     meter = Meter()
     report = Report()
-    for edge in graph.edges:
-        try:
-            _run_edge(graph, edge, feedback, stop, report)
-        finally:
-            report.resources = meter.read()
+    for stream in graph.streams():
+        with ExitStack() as stack:
+            under_way = _UnderWay(stream, feedback, stop, report, stack)
+            try:
+                under_way.carry()
+            finally:
+                report.resources = meter.read()
+                feedback.stopped(report)
     feedback.closed(report)
     return report
 
 
-def _run_edge(graph: Graph, edge: Edge, feedback: Feedback, stop: Stop, report: Report) -> None:
-    with ExitStack() as stack:
-        waiter = EngineWaiter(stop, feedback, edge.wishes.stall_timeout)
-        source, sink, wishes, lease = open_ends(graph, edge, waiter, stack)
-        plan = choose(source.facts, sink.facts, wishes)
-        hop = Hop(
-            source, sink, wishes, plan, waiter=waiter, feedback=feedback, stop=stop, lease=lease
-        )
-        waiter.polls = 0
-        report.hops.append(hop.report)
-        feedback.began(hop.report)
-        sink.prepare()
-        hop.carry()
-        hop.report.notes += [*source.notes, *sink.notes]
-        # a source that failed (a child's exit status) must keep the sink from being put in place
-        complete = hop.report.moved != hop.report.expected
-        source.finish(waiter, complete=complete)
+class _UnderWay:
+    """A stream that is being carried: its sinks are opened with its first source."""
+
+    def __init__(
+        self, stream: Stream, feedback: Feedback, stop: Stop, report: Report, stack: ExitStack
+    ):
+        self._stream = stream
+        self._feedback = feedback
+        self._stop = stop
+        self._report = report
+        self._stack = stack
+        self._waiter = EngineWaiter(stop, feedback, stream.wishes[0].stall_timeout)
+        self._sinks: list[tuple[End, Policy, OutletReport]] = []
+        self._outlets: list[OutletReport] = []
+        self._opened = False
+        self._fan: Fan | None = None
+        self._hops: list[HopReport] = []
+        self._left = False  # the one reader has gone, and may
+
+    def carry(self) -> None:
+        """Carry every source to the sinks, and finish them.
+
+        Raises: ZpipeError.
+        """
+        failed: list[str] = []
+        for node, wishes in zip(self._stream.sources, self._stream.wishes, strict=True):
+            if self._is_over:
+                break
+            try:
+                with ExitStack() as stack:
+                    self._carry_one(node, wishes, stack)
+            except TransferError as error:
+                if not (wishes.skip and error.of_source):
+                    raise
+                failed.append(str(error))
+                self._feedback.failed(error)
+        if self._opened:
+            self._finish()
+        if failed:
+            failure = TransferError("\n".join(failed), delivered=self._report.moved)
+            failure.told = True
+            raise failure
+
+    @property
+    def _is_over(self) -> bool:
+        """Nobody takes any more, the length is reached, or a signal has asked for the end."""
+        length = self._stream.wishes[0].length
+        if self._hops and length is not None and self._report.moved >= length:
+            return True
+        return self._left or (self._fan is not None and self._fan.over)
+
+    def _carry_one(self, node: Node, wishes: Wishes, stack: ExitStack) -> None:
+        source = open_source(node, wishes, self._waiter, stack)
+        if not self._opened:
+            self._open_sinks(source, wishes)
+            if not self._sinks:
+                return
+        else:
+            self._refuse_output(source)
+        if wishes.length is not None:
+            # of all sources together
+            wishes = replace(wishes, length=wishes.length - self._report.moved)
+        ends = [end for end, _, _ in self._sinks]
+        wishes, lease = steady(source, ends, wishes, stack)
+        self._waiter.polls = 0
+        if self._fan is None and self._needs_fan:
+            from zpipe.engine.fan import Fan
+
+            self._fan = Fan(
+                self._sinks, wishes, waiter=self._waiter, feedback=self._feedback, stop=self._stop
+            )
+            self._stack.callback(self._fan.close)
+        hop: Hop | FanHop
+        if self._fan is not None:
+            hop = self._fan.hop(source, wishes, lease)
+        else:
+            from zpipe.engine.hop import Hop
+            from zpipe.plan.choice import choose
+
+            plan = choose(source.facts, ends[0].facts, wishes)
+            hop = Hop(
+                source,
+                ends[0],
+                wishes,
+                plan,
+                waiter=self._waiter,
+                feedback=self._feedback,
+                stop=self._stop,
+                lease=lease,
+            )
+        report = hop.report
+        report.outlets = self._outlets
+        self._report.hops.append(report)
+        self._hops.append(report)
+        self._feedback.began(report)
+        if len(self._hops) == 1:
+            self._prepare()
         try:
-            sink.finish(waiter)
+            hop.carry()
         except TransferError as error:
-            error.delivered = hop.report.moved
+            if not self._may_leave(error):
+                raise
+            self._left = True
+        report.notes += source.notes
+        # a source that failed (a child's exit status) must keep the sink from being put in place
+        try:
+            source.finish(self._waiter, complete=report.moved != report.expected)
+        except TransferError as error:
+            error.of_source = True
             raise
-        hop.report.complete = True
-        feedback.ended(hop.report)
+        if self._fan is None and ends[0].facts.position is not None:
+            here = os.lseek(ends[0].fd, 0, os.SEEK_CUR)
+            ends[0].facts = replace(ends[0].facts, fresh=False, position=here)
+
+    def _may_leave(self, error: TransferError) -> bool:
+        if self._fan is not None or error.errno != errno.EPIPE or error.of_source:
+            return False
+        end, policy, outlet = self._sinks[0]
+        if not (policy.may_leave and end.facts.type == "pipe"):
+            return False
+        outlet.state = "left"
+        return True
+
+    @property
+    def _needs_fan(self) -> bool:
+        if len(self._sinks) > 1:
+            return True
+        end, policy, _ = self._sinks[0]
+        return policy.when_full != "block" or end.room is not None
+
+    def _open_sinks(self, source: End, wishes: Wishes) -> None:
+        """Open each sink; one that cannot be had is dropped where the others may go on."""
+        stream = self._stream
+        alone = len(stream.sinks) == 1
+        self._opened = True
+        for node, policy in zip(stream.sinks, stream.policies, strict=True):
+            outlet = OutletReport(node.endpoint.text, policy.when_full)
+            self._outlets.append(outlet)
+            try:
+                end = open_sink(node, wishes, source, self._waiter, self._stack, alone=alone)
+            except (TransferError, StalledError) as error:
+                if alone or policy.on_error == "stop":
+                    raise
+                if not (policy.may_leave and getattr(error, "errno", None) == errno.EPIPE):
+                    outlet.error, outlet.state = str(error), "failed"
+                    self._feedback.dropped(outlet)
+                else:
+                    outlet.state = "left"
+                continue
+            outlet.sink = end.name
+            self._sinks.append((end, policy, outlet))
+        if not self._sinks:
+            self._judge()
+            self._left = True
+
+    def _prepare(self) -> None:
+        for end, _, _ in self._sinks:
+            end.prepare()
+
+    def _refuse_output(self, source: End) -> None:
+        """Refuse to read what is being written: it would never end."""
+        facts = source.facts
+        for end, _, _ in self._sinks:
+            if facts.on_disk and end.facts.on_disk and facts.identity == end.facts.identity:
+                error = TransferError(f"{source.name}: read: is the output {end.name} itself")
+                error.of_source = True
+                raise error
+
+    def _finish(self) -> None:
+        if self._fan is not None:
+            self._fan.finish()
+            self._judge()
+        elif not self._left:
+            self._finish_only()
+        for report in self._hops:
+            report.complete = True
+            self._feedback.ended(report)
+
+    def _finish_only(self) -> None:
+        end, _, outlet = self._sinks[0]
+        moved = sum(report.moved for report in self._hops)
+        try:
+            end.finish(self._waiter)
+        except TransferError as error:
+            error.delivered = moved
+            raise
+        outlet.state, outlet.moved = "done", moved
+        if self._hops:
+            outlet.mover = self._hops[-1].mover
+            self._hops[-1].notes += end.notes
+
+    def _judge(self) -> None:
+        """Raise what the sinks that were dropped amount to."""
+        dropped = [outlet for outlet in self._outlets if outlet.given_up]
+        if not dropped:
+            return
+        lines = [outlet.error or outlet.sink for outlet in dropped]
+        failure: ZpipeError
+        if any(outlet.state == "done" for outlet in self._outlets):
+            failure = OutputsDropped(*lines)
+        else:
+            failure = TransferError("\n".join(lines), delivered=0)
+        failure.told = True  # each when it happened
+        raise failure

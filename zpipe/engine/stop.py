@@ -27,6 +27,9 @@ class Stop:
     def check(self) -> None:
         """Raise: Interrupted  somebody asked for the end."""
 
+    def heard(self) -> None:
+        """Take the request as known: only another one raises again."""
+
 
 class Signals(Stop):
     """Listens to SIGINT, SIGTERM, SIGHUP and SIGUSR1 while it is entered; main thread only.
@@ -47,6 +50,10 @@ class Signals(Stop):
         if self._asked is not None:
             self._raised = True
             raise Interrupted(self._asked)
+
+    def heard(self) -> None:
+        self._asked = None
+        self._raised = False
 
     def __enter__(self) -> Signals:
         self.wakeup, self._writer = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)

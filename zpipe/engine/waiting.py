@@ -30,6 +30,9 @@ class EngineWaiter(Waiter):
     def say(self, text: str) -> None:
         self._feedback.said(text)
 
+    def answer(self, text: str) -> None:
+        self._feedback.answered(text)
+
     def pause(self, seconds: float, name: str, act: str) -> None:
         self.sleep({}, seconds, f"{name}: {act}")
 

@@ -9,7 +9,7 @@ from collections import Counter
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from zpipe.graph.model import Graph
+    from zpipe.graph.model import Edge, Graph
 
 
 def check(graph: Graph) -> list[str]:
@@ -32,18 +32,40 @@ def check(graph: Graph) -> list[str]:
             )
         if wishes.append and wishes.inplace:
             problems.append(f"{edge.sink}: to append and to overwrite in place exclude each other")
+    problems += _sequences(graph)
     for name in known:
-        if read[name] > 1:
-            problems.append(f"{name}: is read by {read[name]} edges; each byte can be read once")
-        if written[name] > 1:
-            problems.append(
-                f"{name}: is written by {written[name]} edges, which would mix their bytes"
-            )
         if not read[name] and not written[name]:
             problems.append(f"{name}: no edge reads or writes it")
     if not graph.edges:
         problems.append("nothing is joined: there are no edges")
     return problems + _cycles(graph)
+
+
+def _sequences(graph: Graph) -> list[str]:
+    """Return a line for each node whose edges do not agree on what is carried where."""
+    problems = []
+    sinks: dict[str, list[Edge]] = {}
+    sources: dict[str, list[str]] = {}
+    for edge in graph.edges:
+        sinks.setdefault(edge.source, []).append(edge)
+        sources.setdefault(edge.sink, []).append(edge.source)
+    for name, edges in sinks.items():
+        if any(edge.wishes != edges[0].wishes for edge in edges):
+            problems.append(f"{name}: its edges want different things of one reading")
+        for sink, n in Counter(edge.sink for edge in edges).items():
+            if n > 1:
+                problems.append(f"{name} -> {sink}: joined {n} times")
+    for name, writers in sources.items():
+        first = [edge.sink for edge in sinks[writers[0]]]
+        for other in writers[1:]:
+            if [edge.sink for edge in sinks[other]] != first:
+                problems.append(
+                    f"{name}: is written by {writers[0]} and {other}, which do not have all of"
+                    " their sinks in common"
+                )
+        if len({edge.policy for edge in graph.edges if edge.sink == name}) > 1:
+            problems.append(f"{name}: its edges want it to be treated in different ways")
+    return problems
 
 
 def _cycles(graph: Graph) -> list[str]:

@@ -31,6 +31,15 @@ def set_capacity(fd: int, capacity: int) -> int:
     return fcntl.fcntl(fd, F_SETPIPE_SZ, min(capacity, _LARGEST))
 
 
+def grow(fd: int, capacity: int) -> None:
+    """Give a pipe at least so much capacity, if the quota allows; it is never made smaller."""
+    try:
+        if get_capacity(fd) < capacity:
+            set_capacity(fd, capacity)
+    except OSError:
+        pass  # pipe-max-size, pipe-user-pages-soft: it stays as it is
+
+
 def buffered(fd: int) -> int:
     """Return the bytes that wait in a pipe or socket (FIONREAD)."""
     return int.from_bytes(fcntl.ioctl(fd, FIONREAD, bytes(4)), sys.byteorder)
@@ -50,17 +59,38 @@ class Pipe:
     def __init__(self, capacity: int = CAPACITY):
         self.reader, self.writer = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
         try:
-            set_capacity(self.writer, capacity)
-        except PermissionError:
-            pass
+            # above pipe-max-size all is refused: the usual bound is better than the default
+            for wanted in (CAPACITY, capacity) if capacity > CAPACITY else (capacity,):
+                try:
+                    set_capacity(self.writer, wanted)
+                except PermissionError:
+                    break
+            self.capacity = get_capacity(self.writer)
         except BaseException:
             self.close()
             raise
-        self.capacity = get_capacity(self.writer)
+
+    def shrink(self, capacity: int) -> None:
+        """Give back what is more than `capacity`; the pipe is empty.
+
+        Raises: OSError  EBUSY: it is not.
+        """
+        if self.capacity > capacity:
+            self.capacity = set_capacity(self.writer, capacity)
 
     def close(self) -> None:
         """Close both ends; may be called twice."""
-        for fd in (self.reader, self.writer):
-            if fd >= 0:
-                os.close(fd)
-        self.reader = self.writer = -1
+        self.close_reader()
+        self.close_writer()
+
+    def close_reader(self) -> None:
+        """Close the reading end; whoever writes gets EPIPE."""
+        fd, self.reader = self.reader, -1
+        if fd >= 0:
+            os.close(fd)
+
+    def close_writer(self) -> None:
+        """Close the writing end; whoever reads comes to the end."""
+        fd, self.writer = self.writer, -1
+        if fd >= 0:
+            os.close(fd)

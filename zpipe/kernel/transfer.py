@@ -29,6 +29,17 @@ def splice(src: int, dst: int, count: int) -> int:
     return os.splice(src, dst, count, flags=SPLICE_F_NONBLOCK)
 
 
+def splice_at(src: int, offset: int, dst: int, count: int) -> int:
+    """Move up to `count` bytes of a file, from `offset` on, into a pipe; its position stays.
+
+    Returns: bytes moved; 0 at end of file.
+    Raises: BlockingIOError  the pipe is full.
+            OSError          EINVAL: the file cannot be spliced from.
+    Source: splice(2).
+    """
+    return os.splice(src, dst, count, offset_src=offset, flags=SPLICE_F_NONBLOCK)
+
+
 def tee(src: int, dst: int, count: int) -> int:
     """Duplicate up to `count` bytes from the head of one pipe into another; nothing is consumed.
 

@@ -111,7 +111,10 @@ class Transfer(ABC):
 
     `limit` is the most that may still be moved, None: until the source ends. `calls` counts
     system calls by name, `delivered` the bytes that the sink took through this transfer.
+    `flushes`: with an allowance of 0, `step` delivers what is held and takes nothing more.
     """
+
+    flushes = False
 
     def __init__(self, source: OpenFd, sink: OpenFd, limit: int | None):
         self.source = source

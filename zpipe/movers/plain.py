@@ -16,6 +16,8 @@ if TYPE_CHECKING:
 class PlainTransfer(Transfer):
     """Read into the buffer, write all of it, in turns."""
 
+    flushes = True
+
     def __init__(self, source: OpenFd, sink: OpenFd, limit: int | None):
         super().__init__(source, sink, limit)
         self._drain = BufferDrain(source, self.calls)

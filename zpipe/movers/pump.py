@@ -38,7 +38,7 @@ class Pump:
         self.moved = 0
         self.refusal: FallBack | None = None
         self._calls = calls
-        self._cuts = cuts
+        self.cuts = cuts
         self._spliced = False  # the sink has accepted a splice
         self._told_ready = False  # the engine was asked to wait for the sink, and has
 
@@ -56,7 +56,7 @@ class Pump:
             facts = self.sink.facts
             # a terminal that could not be opened again is written to as it polls ready; so is a
             # blocking socket that is not ours, by a call that does not wait
-            by_write = facts.may_block and facts.type != "pipe"
+            by_write = self.cuts or (facts.may_block and facts.type != "pipe")
             if not by_write and self.refusal is None:
                 moved = self._splice(room)
                 if moved is not None:
@@ -93,7 +93,7 @@ class Pump:
             self._told_ready = True
             return WAIT_SINK
         data = self.rest if room is None else self.rest[:room]
-        if self._cuts:
+        if self.cuts:
             data = data[:INTO_DATAGRAM]
         elif facts.may_block and not facts.is_socket:
             data = data[:_WHILE_READY]

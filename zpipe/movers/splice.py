@@ -33,6 +33,8 @@ if TYPE_CHECKING:
 class SpliceTransfer(Transfer):
     """Drain the source into the pipe, pump the pipe into the sink, in turns."""
 
+    flushes = True
+
     def __init__(self, source: OpenFd, sink: OpenFd, limit: int | None, capacity: int):
         super().__init__(source, sink, limit)
         self._pipe = Pipe(capacity)

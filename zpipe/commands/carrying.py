@@ -1,26 +1,29 @@
-"""Run one copy for the command line: signals, what is shown on the way, and the report."""
+"""Carry out a graph for the command line: signals, what is shown on the way, and the report."""
 
 from __future__ import annotations
 
 import os
 import sys
 
-from zpipe.engine.copy import pair
 from zpipe.engine.feedback import Feedback
 from zpipe.engine.run import run
 from zpipe.engine.stop import Signals
 from zpipe.errors import ConsumerGone, ZpipeError, open_failed
-from zpipe.graph.model import Wishes
 from zpipe.values import Value
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from zpipe.commands.progress import Lines, Progress
-    from zpipe.engine.report import Fallback, HopReport, Report
+    from collections.abc import Callable
+
+    from zpipe.commands.progress import Display
+    from zpipe.engine.report import Fallback, HopReport, OutletReport, Report
+    from zpipe.graph.model import Graph
 
 
 class Shown(Value):
-    """What the user wants to see. `progress` is auto, always or never."""
+    """What the user wants to see. `progress` is auto, always or never; `size` in bytes and `name`
+    are what the display says where the bytes' origin does not tell; `interval` in seconds.
+    """
 
     explain: bool = False
     json: bool = False
@@ -28,6 +31,10 @@ class Shown(Value):
     progress: str = "auto"
     quiet: bool = False
     dry_run: bool = False
+    stats: bool = False
+    size: int | None = None
+    name: str | None = None
+    interval: float | None = None
 
 
 class Console(Feedback):
@@ -35,17 +42,29 @@ class Console(Feedback):
 
     def __init__(self, shown: Shown):
         self._shown = shown
-        self._progress = _progress(shown)
-        if self._progress is not None:
-            self.interval = self._progress.interval
+        self._display = _display(shown)
+        if self._display is not None:
+            self.interval = shown.interval or self._display.interval
 
     def said(self, text: str) -> None:
         self._clear()
         _show(f"zpipe: {text}")
 
+    def answered(self, text: str) -> None:
+        self._clear()
+        _show(text)
+
+    def failed(self, error: ZpipeError) -> None:
+        for line in error.args:
+            self.said(str(line))
+
+    def dropped(self, outlet: OutletReport) -> None:
+        if outlet.error is not None:
+            self.said(outlet.error)
+
     def progress(self, hop: HopReport) -> None:
-        if self._progress is not None:
-            self._progress.show(hop)
+        if self._display is not None:
+            self._display.show(hop)
 
     def status(self, hop: HopReport) -> None:
         from zpipe.commands.progress import status_line
@@ -53,6 +72,8 @@ class Console(Feedback):
         self.said(status_line(hop))
 
     def began(self, hop: HopReport) -> None:
+        if self._display is not None:
+            self._display.begin(hop)
         if self._shown.explain:
             from zpipe.commands.explain import planned
 
@@ -69,25 +90,34 @@ class Console(Feedback):
         """Leave the terminal as it was found."""
         self._clear()
 
-    def failed(self, error: ZpipeError) -> None:
-        """Nothing: the command line prints errors."""
-
     def _clear(self) -> None:
-        if self._progress is not None:
-            self._progress.close()
+        if self._display is not None:
+            self._display.close()
 
 
-class Both(Feedback):
-    """Tells two listeners."""
+class Several(Feedback):
+    """Tells all of its listeners."""
 
-    def __init__(self, first: Feedback, second: Feedback):
-        self._listeners = (first, second)
-        intervals = [each.interval for each in self._listeners if each.interval is not None]
+    def __init__(self, *listeners: Feedback):
+        self._listeners = listeners
+        intervals = [each.interval for each in listeners if each.interval is not None]
         self.interval = min(intervals) if intervals else None
 
     def said(self, text: str) -> None:
         for each in self._listeners:
             each.said(text)
+
+    def answered(self, text: str) -> None:
+        for each in self._listeners:
+            each.answered(text)
+
+    def failed(self, error: ZpipeError) -> None:
+        for each in self._listeners:
+            each.failed(error)
+
+    def dropped(self, outlet: OutletReport) -> None:
+        for each in self._listeners:
+            each.dropped(outlet)
 
     def began(self, hop: HopReport) -> None:
         for each in self._listeners:
@@ -109,41 +139,49 @@ class Both(Feedback):
         for each in self._listeners:
             each.ended(hop)
 
+    def stopped(self, report: Report) -> None:
+        for each in self._listeners:
+            each.stopped(report)
+
     def closed(self, report: Report) -> None:
         for each in self._listeners:
             each.closed(report)
 
 
-def carry(src: str, dst: str, wishes: Wishes, shown: Shown) -> None:
-    """Copy, and show what was asked for.
+def carry(make: Callable[[], Graph], shown: Shown) -> None:
+    """Make a graph and carry it out, and show what was asked for.
 
     Raises: ZpipeError  whatever went wrong; the JSON stream has told it already.
     """
     console: Console | None = None
-    feedback: Feedback
+    listeners: list[Feedback] = []
     records = None
     if shown.json:
         from zpipe.commands.records import Records
 
         records = Records(2 if shown.json_fd is None else shown.json_fd)
+        listeners.append(records)
     try:
-        graph = pair(src, dst, wishes)
+        graph = make()
         if shown.dry_run:
             from zpipe.commands.explain import foreseen
 
             _print_plan(foreseen(graph))
             return
-        if records is not None and shown.json_fd is None:
-            feedback = records
-        else:
+        if records is None or shown.json_fd is not None:
             console = Console(shown)
-            feedback = console if records is None else Both(console, records)
+            listeners.insert(0, console)
+            if shown.stats:
+                from zpipe.commands.stats import Stats
+
+                listeners.append(Stats(shown.interval, console.said))
+        feedback = listeners[0] if len(listeners) == 1 else Several(*listeners)
         with Signals() as stop:
             run(graph, feedback=feedback, stop=stop)
     except ZpipeError as error:
         if records is not None:
-            records.failed(error)
-            error.told = shown.json_fd is None
+            records.ended_by(error)
+            error.told = error.told or shown.json_fd is None
         raise
     finally:
         if console is not None:
@@ -179,7 +217,7 @@ def _encoded(text: str) -> bytes:
         return (text + "\n").encode(sys.getfilesystemencoding(), "backslashreplace")
 
 
-def _progress(shown: Shown) -> Progress | Lines | None:
+def _display(shown: Shown) -> Display | None:
     """Return the progress display where one is wanted and can be seen."""
     if shown.quiet or shown.progress == "never":
         return None
@@ -193,5 +231,5 @@ def _progress(shown: Shown) -> Progress | Lines | None:
     from zpipe.commands.progress import Lines, Progress
 
     if not draws:
-        return Lines(_show)
-    return Progress(at_once=shown.progress == "always")
+        return Lines(_show, name=shown.name, size=shown.size)
+    return Progress(at_once=shown.progress == "always", name=shown.name, size=shown.size)

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from tests.machine import content
-from zpipe.commands.copying import Both, Console, Shown, carry
+from zpipe.commands.carrying import Several, Console, Shown, carry
 from zpipe.engine.copy import copy
 from zpipe.engine.feedback import Feedback
 from zpipe.errors import TransferError, UsageError
@@ -61,7 +61,7 @@ class Told(Feedback):
 
 def test_two_listeners_hear_everything_in_turn(folder: Path) -> None:
     heard: list[str] = []
-    copy("b", "x", feedback=Both(Told("1", heard), Told("2", heard)))
+    copy("b", "x", feedback=Several(Told("1", heard), Told("2", heard)))
     words = ["began 0", f"ended {BIG}", f"closed {BIG}"]
     assert heard == [f"{name}: {word}" for word in words for name in "12"]
 
@@ -72,7 +72,7 @@ def test_two_listeners_hear_everything_in_turn(folder: Path) -> None:
 def test_the_shorter_interval_serves_both(
     first: float | None, second: float | None, both: float | None
 ) -> None:
-    assert Both(Told("1", [], first), Told("2", [], second)).interval == both
+    assert Several(Told("1", [], first), Told("2", [], second)).interval == both
 
 
 def test_progress_is_told_at_its_interval(folder: Path) -> None:

@@ -1,0 +1,179 @@
+"""Options that several commands have, in one place, so that they mean the same everywhere."""
+
+from __future__ import annotations
+
+from typing import Any, TypeVar
+
+import click
+
+from zpipe.commands.carrying import Shown
+from zpipe.errors import UsageError
+from zpipe.graph.policy import SPILL_THEN, WHEN_FULL, Policy
+from zpipe.units import parse_duration, parse_rate, parse_size
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable
+
+F = TypeVar("F", bound="Callable[..., Any]")
+
+
+class Quantity(click.ParamType):  # type: ignore[type-arg,unused-ignore]
+    """An option's value read by one of the parsers of units."""
+
+    def __init__(self, name: str, parse: Callable[[str], float]):
+        self.name = name
+        self._parse = parse
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        """Return the number that a text names."""
+        if not isinstance(value, str):
+            return value
+        try:
+            return self._parse(value)
+        except UsageError as error:
+            self.fail(str(error), param, ctx)
+
+
+SIZE = Quantity("size", parse_size)
+RATE = Quantity("rate", parse_rate)
+DURATION = Quantity("time", parse_duration)
+
+
+def _all(*options: Callable[[F], F]) -> Callable[[F], F]:
+    """Return a decorator that applies options in the order in which help shows them."""
+
+    def decorate(function: F) -> F:
+        for option in reversed(options):
+            function = option(function)
+        return function
+
+    return decorate
+
+
+def moving(movers: Iterable[str]) -> Callable[[F], F]:
+    """How bytes move: the same for every command that moves them."""
+    names = tuple(movers)
+    return _all(
+        click.option("--via", type=click.Choice(names), help="Move by this mover, or fail."),
+        click.option(
+            "--no-via",
+            type=click.Choice(names),
+            multiple=True,
+            help="Never by this one; repeatable.",
+        ),
+        click.option("--stable", is_flag=True, help="Clone or copy what would go by reference."),
+        click.option("--rate-limit", type=RATE, help="Bytes per second, at the most."),
+        click.option(
+            "--stall-timeout", type=DURATION, help="Give up when nothing moves for so long."
+        ),
+        click.option("--pipe-size", type=SIZE, help="Capacity of the private pipe (1M)."),
+    )
+
+
+def policies() -> Callable[[F], F]:
+    """What becomes of an output that cannot keep up with the others."""
+    return _all(
+        click.option(
+            "--when-full",
+            type=click.Choice(WHEN_FULL),
+            default="block",
+            show_default=True,
+            help="When an output takes no more: the others wait, it is dropped, or a file takes"
+            " what it does not.",
+        ),
+        click.option(
+            "--detach-after",
+            type=DURATION,
+            help="Drop an output that takes nothing for so long (5s).",
+        ),
+        click.option("--spill-max", type=SIZE, help="Spill so much for an output (1G)."),
+        click.option(
+            "--spill-dir", metavar="DIR", help="Spill to files in DIR (TMPDIR, or /var/tmp)."
+        ),
+        click.option(
+            "--spill-then",
+            type=click.Choice(SPILL_THEN),
+            default="block",
+            show_default=True,
+            help="When that is full too.",
+        ),
+    )
+
+
+def showing() -> Callable[[F], F]:
+    """What is told on the way and at the end."""
+    return _all(
+        click.option("--explain", is_flag=True, help="Show plan and outcome on standard error."),
+        click.option(
+            "--dry-run", is_flag=True, help="Show the plan; open, connect and create nothing."
+        ),
+        click.option("--json", is_flag=True, help="Report in JSON Lines on standard error."),
+        click.option("--json-fd", type=click.IntRange(0), metavar="N", help="JSON Lines on fd N."),
+        click.option(
+            "--progress",
+            type=click.Choice(("auto", "always", "never")),
+            default="auto",
+            show_default=True,
+            help="On a terminal after a second, always, or never.",
+        ),
+        click.option("-q", "--quiet", is_flag=True, help="No progress; errors only."),
+    )
+
+
+def shown_of(options: dict[str, Any]) -> Shown:
+    """Return what the user wants to see."""
+    return Shown(
+        explain=options["explain"],
+        json=options["json"] or options["json_fd"] is not None,
+        json_fd=options["json_fd"],
+        progress=options["progress"],
+        quiet=options["quiet"],
+        dry_run=options["dry_run"],
+    )
+
+
+def policy_of(options: dict[str, Any], **more: Any) -> Policy:
+    """Return the policy for all outputs. Raises: UsageError  an option has no effect."""
+    spills = options["when_full"] == "spill"
+    for name in ("spill_max", "spill_dir"):
+        if options[name] is not None and not spills:
+            raise UsageError(f"--{name.replace('_', '-')}: is for --when-full spill")
+    default = Policy()
+    return Policy(
+        when_full=options["when_full"],
+        detach_after=options["detach_after"] or default.detach_after,
+        spill_max=default.spill_max if options["spill_max"] is None else options["spill_max"],
+        spill_dir=options["spill_dir"],
+        spill_then=options["spill_then"],
+        **more,
+    )
+
+
+def no_contradiction(options: dict[str, Any]) -> None:
+    """Raise: UsageError  a mover is both asked for and forbidden."""
+    if options["via"] in options["no_via"]:
+        raise UsageError(f"{options['via']} is both asked for (--via) and forbidden (--no-via)")
+
+
+def not_here(letters: dict[str, str], why: str) -> Callable[[F], F]:
+    """Refuse options of the command that is replaced, by their own names, with a reason."""
+
+    def refuse(ctx: click.Context, param: click.Parameter, value: Any) -> None:
+        if value and not ctx.resilient_parsing:
+            raise UsageError(f"{ctx.info_name}: {param.opts[0]}: {why}")
+
+    return _all(
+        *(
+            click.option(
+                *filter(None, (short, long)),
+                f"_{number}",
+                is_flag=True,
+                hidden=True,
+                expose_value=False,
+                is_eager=True,
+                callback=refuse,
+            )
+            for number, (short, long) in enumerate(letters.items())
+        )
+    )

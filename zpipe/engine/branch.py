@@ -1,0 +1,352 @@
+"""One sink of several under way: what it was given, what it took, and who pumps for it.
+
+A sink that can say "not now" is pumped by the fan itself, which never waits for it. A regular file
+or a block device cannot say so, and has a thread of its own. Between the fan and either there may
+be a stage that spills.
+
+What is in a pipe that a thread splices out of is left alone until that thread has taken all of it:
+the kernel holds a pipe while its bytes go to a file, and would make anybody else wait.
+"""
+
+from __future__ import annotations
+
+import os
+import select
+import threading
+import time
+from collections import Counter
+
+from zpipe.errors import ZpipeError
+from zpipe.kernel import pipes
+from zpipe.movers.contract import MoveFault, start
+from zpipe.movers.pump import Pump
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from zpipe.endpoints.contract import End, Waiter
+    from zpipe.engine.report import OutletReport
+    from zpipe.engine.spill import Stage
+    from zpipe.graph.policy import Policy
+    from zpipe.kernel.pipes import Pipe
+
+_JOIN = 0.1  # seconds that a thread has for ending, before its sink is left to it
+
+
+class Branch:
+    """Pumped by the fan. `handed` counts bytes that this sink was given.
+
+    `inlet` is the pipe into which bytes are tee'd; None: no pipes could be had, and bytes are
+    lent from the fan's buffer.
+    """
+
+    def __init__(
+        self,
+        end: End,
+        policy: Policy,
+        outlet: OutletReport,
+        waiter: Waiter,
+        inlet: Pipe | None,
+        stage: Stage | None,
+    ):
+        self.end = end
+        self.policy = policy
+        self.outlet = outlet
+        self.calls: Counter[str] = Counter()
+        self.inlet = inlet
+        self.stage = stage
+        self.handed = 0
+        self._stuck_since: float | None = None
+        self._stuck_at = -1
+        self._waiter = waiter
+        out = stage.outlet if stage is not None else inlet
+        self._reader = out.reader if out is not None else -1
+        self.pump = Pump(end.port(), self._reader, self.calls)
+        self._blocked_from: float | None = None
+
+    # What it was given
+
+    @property
+    def ready(self) -> bool:
+        """Nothing of the last round is left in the inlet."""
+        if self.stage is not None:
+            return self.stage.passed >= self.handed
+        return not self.pump.held
+
+    @property
+    def finished(self) -> bool:
+        """The sink has everything; asked once the input has ended."""
+        if self.pump.held:
+            return False
+        return self.stage is None or (self.stage.done and not pipes.buffered(self._reader))
+
+    @property
+    def progress(self) -> int:
+        """A number that changes whenever something moves."""
+        return self.pump.moved + (self.stage.passed if self.stage is not None else 0)
+
+    def count(self, moved: int) -> None:
+        """Take note of what was tee'd into the inlet."""
+        self.handed += moved
+        if self.stage is None:
+            self.pump.in_pipe = moved
+
+    def lend(self, data: memoryview) -> None:
+        """Give bytes of a buffer, which stay as they are until the branch is ready again."""
+        if self.stage is not None:
+            self._write_into_inlet(data)
+            return
+        self.handed += len(data)
+        self.pump.rest = data
+
+    def end_input(self) -> None:
+        """Nothing more will come. The branch is ready."""
+        if self.stage is not None:
+            assert self.inlet is not None
+            self.inlet.close_writer()
+
+    def _write_into_inlet(self, data: memoryview) -> None:
+        assert self.inlet is not None
+        self.handed += len(data)  # before the thread can have taken any of it
+        while data:
+            # it is empty, and has room for all of the buffer
+            data = data[os.write(self.inlet.writer, data) :]
+
+    # Pumping
+
+    @property
+    def waits(self) -> bool:
+        """The sink was full when it was last asked, and no poll has said otherwise."""
+        return self._blocked_from is not None
+
+    def resume(self) -> None:
+        """A poll says that the sink is ready, or has failed."""
+        if self._blocked_from is not None:
+            self.outlet.blocked += time.monotonic() - self._blocked_from
+            self._blocked_from = None
+
+    def work(self) -> bool:
+        """Pump until the sink is full or everything is delivered; tell whether anything moved.
+
+        Raises: MoveFault      the sink failed.
+                TransferError  a part could not be finished, or the next one not be opened.
+        """
+        if self.stage is not None and not self.pump.held:
+            self.pump.in_pipe = pipes.buffered(self._reader)
+        before = self.pump.moved
+        while self.pump.held:
+            if not self._push():
+                self._blocked_from = time.monotonic()
+                break
+        if self.stage is not None and self.pump.moved != before and not self.pump.held:
+            self.stage.hungry()
+        return self.pump.moved != before
+
+    def _push(self) -> bool:
+        """Move once; False when the sink is full."""
+        end, pump = self.end, self.pump
+        if end.room == 0:
+            end.turn(self._waiter)
+            pump.sink = end.port()
+        moved = pump.push(end.room)
+        if not isinstance(moved, int):
+            return False
+        if end.room is not None:
+            end.room -= moved
+        return True
+
+    def interests(self) -> dict[int, int]:
+        """Return what to poll for: room, death, and bytes that a stage has passed on."""
+        facts = self.end.facts
+        found = {}
+        if not facts.on_disk and not facts.generated:
+            found[self.end.fd] = select.POLLOUT if self.pump.held else 0
+        if self.stage is not None and not self.pump.held and not self.finished:
+            found[self._reader] = select.POLLIN
+        return found
+
+    @property
+    def detachable(self) -> bool:
+        policy = self.policy
+        spills = policy.when_full == "spill" and policy.spill_then == "detach"
+        return spills or policy.when_full == "detach"
+
+    def deadline(self, now: float) -> float | None:
+        """Return when patience with this sink ends; None: it has taken all that there was."""
+        if self.ready and (self.stage is None or self.stage.done):
+            self._stuck_since = None
+            return None
+        if self._stuck_since is None or self.progress != self._stuck_at:
+            self._stuck_since, self._stuck_at = now, self.progress
+        return self._stuck_since + self.policy.detach_after
+
+    # The end
+
+    @property
+    def underway(self) -> int:
+        """Bytes that were given, and that neither the sink nor a stage has taken."""
+        taken = self.stage.passed if self.stage is not None else self.pump.moved
+        return max(0, self.handed - taken)
+
+    @property
+    def held_by_disk(self) -> bool:
+        """A thread could not be ended: the kernel holds it."""
+        return self.stage is not None and not self.stage.done
+
+    def how(self, way: str) -> str:
+        """Return the mover's name for this sink, where rounds go this way."""
+        return way if way == "plain" or self.pump.refusal is None else f"{way}, written"
+
+    def look(self) -> None:
+        """Bring the report up to date."""
+        outlet, stage = self.outlet, self.stage
+        outlet.moved = self.pump.moved
+        outlet.lag = self.handed - self.pump.moved
+        if stage is not None:
+            outlet.spilled = stage.spill.size
+            outlet.deepest = stage.spill.deepest
+        if outlet.state in ("flowing", "blocked", "spilling"):
+            outlet.state = self._state()
+
+    def _state(self) -> str:
+        if self.outlet.spilled:
+            return "spilling"
+        return "blocked" if self.waits else "flowing"
+
+    def fault(self) -> Exception | None:
+        """Return what has failed in a thread of this branch."""
+        return self.stage.fault if self.stage is not None else None
+
+    def cut(self, *, gently: bool = False) -> None:
+        """Give up the sink at once, without waiting for it; `gently`: it has gone by itself."""
+        self.resume()
+        self.look()
+        self._give_up()
+        if self.held_by_disk:
+            self.end.abandon()
+        elif gently:
+            self.end.hang_up()
+        else:
+            self.end.cut()
+
+    def close(self) -> None:
+        """Release everything but the end. May be called twice."""
+        self._give_up()
+        if self.held_by_disk:
+            self.end.abandon()
+
+    def _give_up(self) -> None:
+        if self.stage is not None:
+            self.stage.close(_JOIN)
+        elif self.inlet is not None:
+            self.inlet.close()
+
+
+class WorkerBranch(Branch):
+    """Pumped by a thread of its own: for files, which are never "not ready"."""
+
+    def __init__(
+        self,
+        end: End,
+        policy: Policy,
+        outlet: OutletReport,
+        waiter: Waiter,
+        inlet: Pipe,
+        stage: Stage | None,
+        *,
+        wake: Callable[[], None],
+    ):
+        """Raises: OSError  no thread can be had."""
+        super().__init__(end, policy, outlet, waiter, inlet, stage)
+        self._wake = wake
+        self._given_up = False
+        self._done = False
+        self._fault: Exception | None = None
+        self._nudge = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
+        self._thread = threading.Thread(target=self._run, daemon=True)
+        try:
+            start(self._thread)
+        except OSError:
+            os.close(self._nudge)
+            raise
+
+    @property
+    def ready(self) -> bool:
+        if self.stage is not None:
+            return self.stage.passed >= self.handed
+        return self.pump.moved >= self.handed
+
+    @property
+    def finished(self) -> bool:
+        return self._done
+
+    @property
+    def held_by_disk(self) -> bool:
+        return self._thread.is_alive() or super().held_by_disk
+
+    def count(self, moved: int) -> None:
+        self.handed += moved
+
+    def lend(self, data: memoryview) -> None:
+        self._write_into_inlet(data)
+
+    def end_input(self) -> None:
+        assert self.inlet is not None
+        self.inlet.close_writer()
+
+    def work(self) -> bool:
+        return False
+
+    def interests(self) -> dict[int, int]:
+        return {}
+
+    def fault(self) -> Exception | None:
+        return self._fault or super().fault()
+
+    def _state(self) -> str:
+        return "spilling" if self.outlet.spilled else "flowing"
+
+    def _give_up(self) -> None:
+        self._given_up = True
+        if self._nudge >= 0:
+            os.eventfd_write(self._nudge, 1)
+            self._thread.join(_JOIN)
+        if self._thread.is_alive():
+            return  # the pipes stay with it
+        if self._nudge >= 0:
+            os.close(self._nudge)
+            self._nudge = -1
+        super()._give_up()
+
+    def _run(self) -> None:
+        try:
+            self._work()
+        except (MoveFault, ZpipeError, OSError) as error:
+            self._fault = error
+        finally:
+            self._done = True
+            self._wake()
+
+    def _work(self) -> None:
+        poller = select.poll()
+        poller.register(self._reader, select.POLLIN)
+        poller.register(self._nudge, select.POLLIN)
+        pump = self.pump
+        while not self._given_up:
+            poller.poll()
+            if self._given_up:
+                return
+            pump.in_pipe = pipes.buffered(self._reader)
+            if not pump.in_pipe:
+                return  # the writer is closed, and everything is written
+            began = time.monotonic()
+            while pump.held:
+                if self._given_up:
+                    return
+                self._push()
+            self.outlet.blocked += time.monotonic() - began
+            if self.stage is not None:
+                self.stage.hungry()
+            elif pump.moved >= self.handed:
+                self._wake()

@@ -1,0 +1,449 @@
+"""Carry one stream of bytes to several sinks: take a round, give it to each, pump.
+
+A round is what fits a pipe. It is tee'd (tee(2)) into a pipe of equal capacity for each sink, only
+when all of those are empty, so that each tee gives the same bytes; the last sink gets the round's
+own references. Where pipes or tee cannot be had, a round is read into a buffer and written to each.
+So no sink is ever more than a round behind another, save for what a stage has spilled.
+
+A sink that fails or is detached is dropped at a byte that the report names; the others go on.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import select
+import time
+
+from zpipe.engine.intake import Intake, tell_no_pipes
+from zpipe.engine.outlets import make_branch, make_pipes, rounds_of_copies
+from zpipe.engine.watch import act
+from zpipe.errors import (
+    ConsumerGone,
+    Interrupted,
+    StalledError,
+    TransferError,
+    ZpipeError,
+    reason,
+    signal_name,
+)
+from zpipe.kernel.pipes import CAPACITY
+from zpipe.movers.contract import MoveFault
+from zpipe.plan.fan import choose_fan
+from zpipe.units import format_duration
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from zpipe.endpoints.contract import End
+    from zpipe.engine.branch import Branch
+    from zpipe.engine.feedback import Feedback
+    from zpipe.engine.report import OutletReport
+    from zpipe.engine.stop import Stop
+    from zpipe.engine.waiting import EngineWaiter
+    from zpipe.graph.model import Wishes
+    from zpipe.graph.policy import Policy
+    from zpipe.kernel.lease import Lease
+    from zpipe.kernel.pipes import Pipe
+
+_DEAD = select.POLLERR | select.POLLHUP | select.POLLNVAL
+_LONG = 60.0  # seconds: a sleep without a deadline is no longer
+
+
+class FanHop:
+    """One source of a fan, like a `Hop` in what it offers."""
+
+    def __init__(self, fan: Fan, intake: Intake):
+        self._fan = fan
+        self._intake = intake
+        self.report = intake.report
+
+    def carry(self) -> None:
+        """See `Fan.carry`."""
+        self._fan.carry(self._intake)
+
+
+class Fan:
+    """Several sinks, open, for one source after the other."""
+
+    def __init__(
+        self,
+        sinks: Sequence[tuple[End, Policy, OutletReport]],
+        wishes: Wishes,
+        *,
+        waiter: EngineWaiter,
+        feedback: Feedback,
+        stop: Stop,
+    ):
+        self._sinks = sinks
+        self._wishes = wishes
+        self._waiter = waiter
+        self._feedback = feedback
+        self._stop = stop
+        self._branches: list[Branch] = []
+        self._live: list[Branch] = []
+        self._pipe: Pipe | None = None  # the trunk's; kept from one source to the next
+        self._no_pipes: OSError | None = None
+        self._wake = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
+        self._intake: Intake | None = None  # the last one, also when it is over
+        self._interrupted: Interrupted | None = None
+        self._began = self._ticked = self._moved_at = time.monotonic()
+        self._marks = -1  # what had moved by `_moved_at`
+
+    @property
+    def over(self) -> bool:
+        """Nobody takes any more, or a signal has asked for the end."""
+        return self._interrupted is not None or not self._live
+
+    # A source
+
+    def hop(self, source: End, wishes: Wishes, lease: Lease | None) -> FanHop:
+        """Return the hop from an open source, planned; nothing has moved.
+
+        Raises: UsageError     the way asked for cannot serve.
+                TransferError  there is no place to spill to.
+        """
+        plan = choose_fan(source.facts, [end.facts for end, _, _ in self._sinks], wishes)
+        names = ", ".join(end.name for end, _, _ in self._sinks)
+        intake = Intake(source, names, wishes, plan, feedback=self._feedback, lease=lease)
+        if not self._branches:
+            self._make_branches(wishes)
+        return FanHop(self, intake)
+
+    def carry(self, intake: Intake) -> None:
+        """Give everything that a source has to every live sink, or into its stage.
+
+        Raises: TransferError  the source failed, or a sink for whose sake all stop.
+                SourceChanged, StalledError, ConsumerGone, Interrupted.
+        """
+        self._intake = intake
+        self._began = self._ticked = time.monotonic()
+        self._waiter.tick = self._tick
+        for branch in self._branches:
+            facts, source = branch.end.facts, intake.source.facts
+            branch.pump.cuts = facts.keeps_boundaries and not source.keeps_boundaries
+        alone = len(self._branches) == 1
+        intake.begin(self._pipe, rounds_of_copies(self._branches), alone=alone)
+        if self._no_pipes is not None and intake.report.plan.first.name == "tee":
+            tell_no_pipes(intake, self._no_pipes, self._feedback)
+        try:
+            try:
+                self._loop(intake)
+            except TransferError as error:
+                if error.of_source:
+                    # what was read of it before it failed is delivered
+                    intake.ended = True
+                    self._loop(intake)
+                raise
+            if self._interrupted is None and self._live:
+                intake.compare(self._outcome())
+        finally:
+            self._waiter.tick = None
+            self._account()
+
+    def _make_branches(self, wishes: Wishes) -> None:
+        made: list[Pipe] = []
+        if wishes.via != "plain" and "tee" not in wishes.without:
+            try:
+                made = make_pipes(len(self._sinks) + 1, wishes.pipe_size)
+                self._pipe = made.pop()
+            except OSError as error:
+                self._no_pipes = error
+        capacity = self._pipe.capacity if self._pipe is not None else CAPACITY
+        inlets: list[Pipe | None] = [*made] or [None] * len(self._sinks)
+        try:
+            for end, policy, outlet in self._sinks:
+                self._branches.append(
+                    make_branch(
+                        end,
+                        policy,
+                        outlet,
+                        self._waiter,
+                        inlets.pop(0),
+                        capacity=capacity,
+                        wake=self._woken,
+                    )
+                )
+        finally:
+            for pipe in inlets:
+                if pipe is not None:
+                    pipe.close()
+        self._live = list(self._branches)
+        if self._pipe is not None and any(
+            branch.inlet is None or branch.inlet.capacity < capacity for branch in self._branches
+        ):
+            # a stage got less than the others: tee would be short
+            self._pipe.close()
+            self._pipe, self._no_pipes = None, OSError(errno.EPERM, "")
+
+    # The end
+
+    def finish(self) -> None:
+        """See every sink through to its end, once the last source has ended. What has become of
+        each is in its report.
+
+        Raises: Interrupted  a signal has asked for the end; what was read is delivered.
+                ZpipeError   a sink failed for whose sake all stop.
+        """
+        self._waiter.tick = self._tick
+        try:
+            for branch in self._live:
+                branch.end_input()
+            self._loop(None)
+        finally:
+            self._waiter.tick = None
+            self._account()
+        for branch in self._branches:
+            if branch.outlet.given_up or (self._interrupted and branch.end.provisional):
+                continue  # it is not complete: nothing is put in place
+            self._finish(branch)
+        if self._interrupted is not None:
+            raise self._interrupted
+
+    def _finish(self, branch: Branch) -> None:
+        end, outlet = branch.end, branch.outlet
+        if outlet.state == "left" and end.fd < 0 and not end.waits_for_child:
+            return
+        try:
+            end.finish(self._waiter)
+        except (Interrupted, StalledError):
+            raise
+        except ZpipeError as error:
+            if branch.policy.on_error == "stop":
+                if isinstance(error, TransferError):
+                    error.delivered = branch.pump.moved
+                raise
+            self._note_drop(branch, str(error), "failed")
+            return
+        if outlet.state != "left":
+            outlet.state = "done"
+        if self._intake is not None:
+            self._intake.report.notes += [f"{end.name}: {note}" for note in end.notes]
+
+    def close(self) -> None:
+        """Release everything but the ends."""
+        for branch in self._branches:
+            branch.close()
+        if self._pipe is not None:
+            self._pipe.close()
+            self._pipe = None
+        fd, self._wake = self._wake, -1
+        # a thread that a disk holds may still want to wake somebody by it
+        if fd >= 0 and not any(branch.held_by_disk for branch in self._branches):
+            os.close(fd)
+
+    # The loop
+
+    def _loop(self, intake: Intake | None) -> None:
+        """Move until the source has ended and every branch is ready; without one, until every
+        branch has finished.
+        """
+        while True:
+            try:
+                self._stop.check()
+                moved = False
+                if intake is not None:
+                    moved = intake.take(self._outcome)
+                    moved |= intake.give(self._live, self._outcome)
+                for branch in list(self._live):
+                    moved |= self._work(branch)
+                self._look_after()
+                if self._is_over(intake):
+                    return
+                if self._feedback.interval is not None or self._stop.status_wanted:
+                    self._tick()
+                if not moved:
+                    self._sleep(intake)
+            except Interrupted as interrupted:
+                self._end_early(interrupted, intake)
+
+    def _is_over(self, intake: Intake | None) -> bool:
+        if not self._live:
+            return True
+        if intake is None:
+            return all(branch.finished for branch in self._live)
+        return intake.is_over and all(branch.ready for branch in self._live)
+
+    def _end_early(self, interrupted: Interrupted, intake: Intake | None) -> None:
+        """Go on with what was read already; a second signal does not wait for that.
+
+        Raises: Interrupted.
+        """
+        name = self._intake.source.name if self._intake is not None else "fan-out"
+        interrupted.args = (f"{name}: ended by {signal_name(interrupted.signum)}",)
+        provisional = all(branch.end.provisional for branch in self._live)
+        if self._interrupted is not None or provisional:
+            raise interrupted
+        self._interrupted = interrupted
+        self._stop.heard()
+        if intake is not None:
+            intake.ended = True
+
+    def _work(self, branch: Branch) -> bool:
+        if branch.waits:
+            return False
+        try:
+            return branch.work()
+        except MoveFault as fault:
+            self._failed(branch, fault.call, fault.error)
+        except ZpipeError as error:
+            self._drop(branch, str(error), "failed", error)
+        return True
+
+    def _look_after(self) -> None:
+        """See to what threads have met, and to the patience with sinks that take nothing."""
+        now = time.monotonic()
+        for branch in list(self._live):
+            fault = branch.fault()
+            if isinstance(fault, MoveFault):
+                self._failed(branch, fault.call, fault.error)
+            elif isinstance(fault, ZpipeError):
+                self._drop(branch, str(fault), "failed", fault)
+            elif isinstance(fault, OSError):
+                text = f"{branch.end.name}: spill: {reason(fault)}"
+                self._drop(branch, text, "failed", TransferError(text, errno=fault.errno))
+            elif branch.detachable:
+                deadline = branch.deadline(now)
+                if deadline is not None and now >= deadline:
+                    span = format_duration(branch.policy.detach_after)
+                    text = f"{branch.end.name}: write: took no data for {span}"
+                    self._drop(branch, text, "detached", TransferError(text))
+
+    def _sleep(self, intake: Intake | None) -> None:
+        """Wait until a source, a sink, a thread or the time has something to say."""
+        interests = {self._wake: select.POLLIN}
+        began = time.monotonic()
+        timeout = _LONG
+        source = None
+        cause = "sink"
+        if intake is not None and not intake.loaded and not intake.ended:
+            if intake.waits:
+                source, cause = intake.source, "source"
+                interests[source.fd] = select.POLLIN
+            elif intake.limiter is not None:
+                timeout, cause = intake.limiter.delay(), "rate limit"
+        for branch in self._live:
+            interests.update(branch.interests())
+            if branch.detachable and (deadline := branch.deadline(began)) is not None:
+                timeout = min(timeout, max(0.0, deadline - began))
+        stalled = self._stall_deadline(began)
+        if stalled is not None:
+            timeout = min(timeout, max(0.0, stalled - began))
+        fired = self._waiter.sleep(interests, timeout) or {}
+        now = time.monotonic()
+        if self._intake is not None:
+            waited = self._intake.report.waited
+            waited[cause] = waited.get(cause, 0.0) + now - began
+        if self._wake in fired:
+            os.eventfd_read(self._wake)
+        if source is not None and intake is not None and source.fd in fired:
+            intake.waits = False
+        for branch in list(self._live):
+            self._heed(branch, fired.get(branch.end.fd, 0))
+        if not fired and stalled is not None and now >= stalled:
+            raise self._stalled(source)
+
+    def _heed(self, branch: Branch, events: int) -> None:
+        """Take what a poll has said of a sink."""
+        if not events:
+            return
+        if branch.pump.held:
+            branch.resume()  # the next write meets the error, if there is one
+        elif events & _DEAD:
+            number = errno.EPIPE
+            if branch.end.facts.is_socket:
+                from zpipe.kernel.network import error_of
+
+                number = error_of(branch.end.fd) or number
+            self._failed(branch, "poll", OSError(number, ""))
+
+    def _stall_deadline(self, now: float) -> float | None:
+        if self._wishes.stall_timeout is None:
+            return None
+        marks = sum(branch.progress + branch.handed for branch in self._branches)
+        if marks != self._marks:
+            self._marks, self._moved_at = marks, now
+        return self._moved_at + self._wishes.stall_timeout
+
+    def _stalled(self, source: End | None) -> StalledError:
+        span = f"{self._wishes.stall_timeout:g} s"
+        if source is not None:
+            return StalledError(f"{source.name}: no data came for {span}; {self._outcome()}")
+        slow = [branch.end.name for branch in self._live if branch.pump.held or not branch.ready]
+        return StalledError(f"{', '.join(slow)}: took no data for {span}; {self._outcome()}")
+
+    # What goes wrong
+
+    def _outcome(self) -> str:
+        kept = [branch for branch in self._live if not branch.end.provisional]
+        if not kept:
+            return "nothing was put in place"
+        return ", ".join(f"{branch.end.name} took {branch.pump.moved} bytes" for branch in kept)
+
+    def _failed(self, branch: Branch, call: str, error: OSError) -> None:
+        """Drop a sink whose call has failed; a pipe that nobody reads may be no failure."""
+        end = branch.end
+        nobody = error.errno == errno.EPIPE
+        if nobody and end.facts.type == "pipe" and branch.policy.may_leave:
+            self._drop(branch, None, "left", None)
+            return
+        why = error.strerror or reason(error)
+        if nobody:
+            why += end.last_words(self._waiter)
+        text = f"{end.name}: {act(call, 'write')}: {why}"
+        kind = ConsumerGone if nobody and end.quiet_pipe else TransferError
+        moved = branch.pump.moved
+        self._drop(branch, text, "failed", kind(text, delivered=moved, errno=error.errno))
+
+    def _drop(self, branch: Branch, text: str | None, state: str, error: ZpipeError | None) -> None:
+        """Go on without a sink. Raises: ZpipeError  it is one for whose sake all stop."""
+        self._live.remove(branch)
+        provisional = branch.end.provisional
+        branch.cut(gently=state == "left")
+        if error is not None and branch.policy.on_error == "stop":
+            branch.outlet.state, branch.outlet.error = state, text
+            raise error
+        if text is not None:
+            place = f"dropped at byte {branch.pump.moved}"
+            if provisional:
+                place = "nothing was put in place"
+            text = f"{text}; {place}" + (", the others go on" if self._live else "")
+        self._note_drop(branch, text, state)
+
+    def _note_drop(self, branch: Branch, text: str | None, state: str) -> None:
+        branch.outlet.state, branch.outlet.error = state, text
+        self._feedback.dropped(branch.outlet)
+
+    # What is shown
+
+    def _account(self) -> None:
+        for branch in self._branches:
+            branch.look()
+        intake = self._intake
+        if intake is not None:
+            underway = max((branch.underway for branch in self._live), default=0)
+            intake.account(underway, time.monotonic() - self._began)
+            for branch in self._branches:
+                branch.outlet.mover = branch.how(intake.report.mover)
+            if self._waiter.polls:
+                intake.report.calls["poll"] = self._waiter.polls
+
+    def _tick(self) -> None:
+        now = time.monotonic()
+        interval = self._feedback.interval
+        due = interval is not None and now - self._ticked >= interval
+        if self._intake is None or not (due or self._stop.status_wanted):
+            return
+        self._account()
+        if self._stop.status_wanted:
+            self._stop.status_wanted = False
+            self._feedback.status(self._intake.report)
+        if due:
+            self._ticked = now
+            self._feedback.progress(self._intake.report)
+
+    def _woken(self) -> None:
+        """Wake the loop; called by threads."""
+        if self._wake >= 0:
+            os.eventfd_write(self._wake, 1)

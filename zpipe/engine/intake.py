@@ -1,0 +1,197 @@
+"""The source of a fan: rounds are taken from it and given to the branches that are ready.
+
+Never sleeps; tells by `waits` that the source was empty, and by `allowance` what a rate limit says.
+"""
+
+from __future__ import annotations
+
+from zpipe.engine.limiter import Limiter
+from zpipe.engine.report import Fallback, HopReport
+from zpipe.engine.trunk import BufferTrunk, PipeTrunk
+from zpipe.engine.watch import Watch, act
+from zpipe.errors import TransferError, reason
+from zpipe.movers.contract import Ended, FallBack, MoveFault
+from zpipe.values import replace
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    from zpipe.endpoints.contract import End
+    from zpipe.engine.branch import Branch
+    from zpipe.engine.feedback import Feedback
+    from zpipe.engine.trunk import Trunk
+    from zpipe.graph.model import Wishes
+    from zpipe.kernel.lease import Lease
+    from zpipe.kernel.pipes import Pipe
+    from zpipe.plan.choice import HopPlan
+
+_UNBOUNDED = 1 << 62
+
+
+class Intake:
+    """The source at hand. `taken` counts its bytes; `ended`: no more will be taken."""
+
+    def __init__(
+        self,
+        source: End,
+        sinks: str,
+        wishes: Wishes,
+        plan: HopPlan,
+        *,
+        feedback: Feedback,
+        lease: Lease | None,
+    ):
+        self.source = source
+        self.taken = 0
+        self.ended = False
+        self.waits = False  # it was empty when it was last asked
+        self.limiter = Limiter(wishes.rate_limit) if wishes.rate_limit else None
+        self._watch = Watch(source, wishes)
+        self._wishes = wishes
+        self._feedback = feedback
+        self._lease = lease
+        self._limit = self._watch.limit
+        self._room = 0
+        self._trunk: Trunk | None = None
+        self.report = HopReport(source.name, sinks, plan, expected=self._limit)
+
+    def begin(self, pipe: Pipe | None, room: int, *, alone: bool) -> None:
+        """Take rounds into the pipe, or into a buffer of at most `room` bytes."""
+        self._room = room
+        if pipe is not None and self.report.plan.first.name == "tee":
+            self._trunk = PipeTrunk(self.source.port(), pipe, self.report.calls)
+            # with a single sink nothing is doubled
+            self.report.mover = "splice" if alone else "tee"
+        else:
+            self._to_buffer(b"")
+
+    @property
+    def trunk(self) -> Trunk:
+        assert self._trunk is not None
+        return self._trunk
+
+    @property
+    def loaded(self) -> int:
+        """Bytes of a round that nobody was given yet."""
+        return self._trunk.loaded if self._trunk is not None else 0
+
+    @property
+    def is_over(self) -> bool:
+        return self.ended and not self.loaded
+
+    def allowance(self) -> int:
+        """Return how many bytes may be taken now; 0: the rate limit, or the end."""
+        left = _UNBOUNDED if self._limit is None else self._limit - self.taken
+        return left if self.limiter is None else min(left, self.limiter.allowance())
+
+    def take(self, outcome: Callable[[], str]) -> bool:
+        """Take a round if there is room for one; tell whether anything happened.
+
+        Raises: TransferError, SourceChanged  the source failed; `outcome` ends the message.
+        """
+        trunk = self.trunk
+        if trunk.loaded or self.ended or self.waits:
+            return False
+        if self._limit is not None and self.taken >= self._limit:
+            self.ended = True
+            return True
+        allowance = self.allowance()
+        if not allowance:
+            return False
+        try:
+            taken = trunk.take(allowance)
+        except MoveFault as fault:
+            raise self._failure(fault, outcome()) from fault
+        if isinstance(taken, int):
+            if self._limit is not None and taken > self._limit - self.taken:
+                taken = trunk.loaded = self._limit - self.taken  # of a datagram
+            self.taken += taken
+            if self.limiter is not None:
+                self.limiter.spend(taken)
+            return True
+        if isinstance(taken, Ended):
+            self.ended = True
+        elif isinstance(taken, FallBack):
+            self._fall_back(taken, b"", outcome())
+        else:
+            self.waits = True
+            return False
+        return True
+
+    def give(self, branches: Sequence[Branch], outcome: Callable[[], str]) -> bool:
+        """Give the round to all branches if all are ready; tell whether anything happened.
+
+        Raises: TransferError  a call failed half-way.
+        """
+        trunk = self.trunk
+        if not trunk.loaded or not branches or not all(branch.ready for branch in branches):
+            return False
+        try:
+            refused = trunk.give(branches)
+        except OSError as error:
+            raise TransferError(
+                f"{self.source.name}: tee: {reason(error)}; {outcome()}", errno=error.errno
+            ) from error
+        if refused is not None:
+            assert isinstance(trunk, PipeTrunk)
+            self._fall_back(refused, trunk.empty(), outcome())
+        elif self._lease is not None and not self._lease.held():
+            # it waits for us, at most for lease-break-time: the comparison tells
+            self.report.notes.append(f"another process asked for the source at byte {self.taken}")
+            self._lease = None
+            self.source.facts = replace(self.source.facts, stable=False)
+        return True
+
+    def compare(self, outcome: str) -> None:
+        """Raise: SourceChanged  the source is not what it was."""
+        self._watch.check(outcome, self.report.moved)
+
+    def account(self, underway: int, seconds: float) -> None:
+        """Bring the report up to date; `underway` bytes of what was taken are with no sink yet."""
+        report = self.report
+        report.seconds = seconds
+        report.moved = max(0, self.taken - self.loaded - underway)
+        report.bytes_by_mover[report.mover] = report.moved - sum(
+            count for name, count in report.bytes_by_mover.items() if name != report.mover
+        )
+        facts = self.source.facts
+        if not facts.on_disk and not facts.generated:
+            report.lost = self.loaded
+
+    def _to_buffer(self, rescued: bytes) -> None:
+        self._trunk = BufferTrunk(self.source.port(), self.report.calls, self._room, rescued)
+        self.report.mover = "plain"
+
+    def _fall_back(self, refusal: FallBack, rescued: bytes, outcome: str) -> None:
+        report = self.report
+        fallback = Fallback(self.trunk.name, refusal.call, refusal.errno, report.moved)
+        report.fallbacks.append(fallback)
+        if self._wishes.via is not None or "plain" in self._wishes.without:
+            asked = f"--via {self._wishes.via}: " if self._wishes.via else ""
+            raise TransferError(
+                f"{self.source.name}: {asked}{refusal.call}: {fallback.reason}; {outcome}",
+                errno=refusal.errno or None,
+            )
+        self._feedback.fell_back(report, fallback)
+        self._to_buffer(rescued)
+
+    def _failure(self, fault: MoveFault, outcome: str) -> TransferError:
+        # if it has changed, that is the true reason
+        self._watch.check(outcome, self.report.moved)
+        why = fault.error.strerror or reason(fault.error)
+        error = TransferError(
+            f"{self.source.name}: {act(fault.call, 'read')}: {why}; {outcome}",
+            delivered=self.report.moved,
+            errno=fault.error.errno,
+        )
+        error.of_source = True
+        return error
+
+
+def tell_no_pipes(intake: Intake, error: OSError, feedback: Feedback) -> None:
+    """Note that rounds go through a buffer, since there are no pipes to be had."""
+    report = intake.report
+    fallback = Fallback("tee", "pipe", error.errno or 0, 0)
+    report.fallbacks.append(fallback)
+    feedback.fell_back(report, fallback)

@@ -1,0 +1,80 @@
+"""Make the branches of a fan: pipes of one capacity, threads for files, stages that spill."""
+
+from __future__ import annotations
+
+from zpipe.engine.branch import Branch, WorkerBranch
+from zpipe.engine.spill import Stage, default_folder
+from zpipe.errors import TransferError, reason
+from zpipe.kernel.pipes import CAPACITY, Pipe
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    from zpipe.endpoints.contract import End, Waiter
+    from zpipe.engine.report import OutletReport
+    from zpipe.graph.policy import Policy
+
+_ALL = 16 << 20  # bytes of capacity for one fan: a quarter of what one user may have (pipe(7))
+_LEAST = 64 << 10
+
+
+def make_pipes(count: int, wanted: int | None) -> list[Pipe]:
+    """Return `count` private pipes that all have the same capacity, `wanted` if that can be had.
+
+    Raises: OSError  EMFILE, ENFILE.
+    """
+    share = max(_LEAST, min(CAPACITY, _ALL // count))
+    made: list[Pipe] = []
+    try:
+        for _ in range(count):
+            # rounded down to a power of two: the kernel would round up
+            made.append(Pipe(wanted or 1 << share.bit_length() - 1))
+        least = min(pipe.capacity for pipe in made)
+        for pipe in made:
+            pipe.shrink(least)
+    except OSError:
+        for pipe in made:
+            pipe.close()
+        raise
+    return made
+
+
+def make_branch(
+    end: End,
+    policy: Policy,
+    outlet: OutletReport,
+    waiter: Waiter,
+    inlet: Pipe | None,
+    *,
+    capacity: int,
+    wake: Callable[[], None],
+) -> Branch:
+    """Return the branch of an end. `inlet` is taken over, also where this fails.
+
+    Raises: TransferError  there is no place to spill to.
+    """
+    stage = None
+    if policy.when_full == "spill":
+        if inlet is not None:
+            inlet.close()
+        folder = policy.spill_dir or default_folder()
+        try:
+            stage = Stage(folder, policy.spill_max, capacity, wake)
+        except OSError as error:
+            raise TransferError(
+                f"{end.name}: spill to {folder}: {reason(error)}", errno=error.errno
+            ) from error
+        inlet = stage.inlet
+    if end.facts.on_disk and inlet is not None:
+        try:
+            return WorkerBranch(end, policy, outlet, waiter, inlet, stage, wake=wake)
+        except OSError:
+            pass  # no thread to be had: written by the fan itself
+    return Branch(end, policy, outlet, waiter, inlet, stage)
+
+
+def rounds_of_copies(branches: Sequence[Branch]) -> int:
+    """Return how many bytes of a buffer every inlet has room for."""
+    rooms = [branch.inlet.capacity for branch in branches if branch.inlet is not None]
+    return min([CAPACITY, *rooms])

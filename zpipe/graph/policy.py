@@ -1,0 +1,90 @@
+"""What becomes of one output of several when it cannot keep up, or fails."""
+
+from __future__ import annotations
+
+from zpipe.errors import UsageError
+from zpipe.units import parse_duration, parse_size
+from zpipe.values import Value, replace
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+    from typing import Any, Literal, TypeAlias
+
+    WhenFull: TypeAlias = Literal["block", "detach", "spill"]
+    OnError: TypeAlias = Literal["drop", "stop"]
+
+WHEN_FULL = ("block", "detach", "spill")
+SPILL_THEN = ("block", "detach")
+
+
+class Policy(Value):
+    """How one output is treated beside the others.
+
+    `when_full`: block: the slowest sets the pace; detach: dropped once it has taken nothing for
+    `detach_after` seconds; spill: what it does not take goes to an unlinked file in `spill_dir`
+    (None: TMPDIR, or /var/tmp), up to `spill_max` bytes, and after that it is treated by
+    `spill_then`. `on_error`: the others go on without it, or all stop. `may_leave`: a pipe whose
+    reader has gone is no failure.
+    """
+
+    when_full: WhenFull = "block"
+    detach_after: float = 5.0
+    spill_max: int = 1 << 30
+    spill_dir: str | None = None
+    spill_then: WhenFull = "block"
+    on_error: OnError = "drop"
+    may_leave: bool = False
+
+
+def _one_of(choices: tuple[str, ...]) -> Callable[[str], str]:
+    def read(text: str) -> str:
+        if text not in choices:
+            raise UsageError(f"{text}: give {', '.join(choices[:-1])} or {choices[-1]}")
+        return text
+
+    return read
+
+
+# name of the option, as it is written behind an address -> how its value is read
+OPTIONS: dict[str, Callable[[str], Any]] = {
+    "when_full": _one_of(WHEN_FULL),
+    "detach_after": parse_duration,
+    "spill_max": parse_size,
+    "spill_dir": str,
+    "spill_then": _one_of(SPILL_THEN),
+}
+
+
+def split_policy(text: str) -> tuple[str, dict[str, str]]:
+    """Split the options of a policy off an output's address; all others stay where they are.
+
+    Raises: UsageError  an option is given twice, or without a value.
+    """
+    address, mark, query = text.rpartition("?")
+    mine: dict[str, str] = {}
+    rest = []
+    for part in query.split("&") if mark else ():
+        name, equals, value = part.partition("=")
+        if name not in OPTIONS:
+            rest.append(part)
+            continue
+        if not equals or not value:
+            raise UsageError(f"{text}: option {name}: give a value, {name}=...")
+        if name in mine:
+            raise UsageError(f"{text}: option {name}: given twice")
+        mine[name] = value
+    if not mine:
+        return text, {}
+    return f"{address}?{'&'.join(rest)}" if rest else address, mine
+
+
+def adapted(policy: Policy, options: Mapping[str, str], name: str) -> Policy:
+    """Return a policy with the options of one output. Raises: UsageError  naming the output."""
+    changes = {}
+    for option, text in options.items():
+        try:
+            changes[option] = OPTIONS[option](text)
+        except UsageError as error:
+            raise UsageError(f"{name}: option {option}: {error}") from None
+    return replace(policy, **changes)

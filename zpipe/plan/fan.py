@@ -1,0 +1,96 @@
+"""Choose how one source reaches several sinks."""
+
+from __future__ import annotations
+
+from zpipe.errors import UsageError
+from zpipe.movers.contract import Cost, Fit, refuse
+from zpipe.movers.cost import MIB, by_user, dma, into_pipe, out_of_pipe
+from zpipe.movers.drain import BUFFER
+from zpipe.plan.choice import Candidate, HopPlan, Refusal
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from zpipe.facts import FdFacts
+    from zpipe.graph.model import Wishes
+
+# In the order in which they are preferred.
+WAYS = {
+    "tee": "tee into a private pipe for each sink: references are doubled, not bytes; then splice",
+    "plain": "read into a buffer once, write it to each sink",
+}
+_SMALL = 32 * 1024
+_ROUND = MIB
+
+
+def choose_fan(source: FdFacts, sinks: Sequence[FdFacts], wishes: Wishes) -> HopPlan:
+    """Return the plan for a source and its sinks.
+
+    Raises: UsageError  the way asked for cannot serve them, or none is left.
+    """
+    if wishes.via is not None:
+        if wishes.via not in WAYS:
+            raise UsageError(f"--via {wishes.via}: serves one sink; several go by tee or plain")
+        fit = _fit(wishes.via, source, sinks, wishes)
+        if not fit.ok:
+            raise UsageError(f"--via {wishes.via}: {fit.why}")
+        return HopPlan((_candidate(wishes.via, source, sinks, fit),), ())
+    candidates: list[Candidate] = []
+    refusals: list[Refusal] = []
+    for name in WAYS:
+        fit = _fit(name, source, sinks, wishes)
+        if fit.ok:
+            candidates.append(_candidate(name, source, sinks, fit))
+        elif not candidates:
+            refusals.append(Refusal(name, fit.why))
+    if not candidates:
+        reasons = "; ".join(f"{refusal.name}: {refusal.why}" for refusal in refusals)
+        raise UsageError(f"no way to several sinks is left: {reasons}")
+    return HopPlan(tuple(candidates), tuple(refusals))
+
+
+def copies_to(sink: FdFacts, way: str) -> float:
+    """Return the CPU copies of a byte on its way from the round to one sink."""
+    return out_of_pipe(sink) if way == "tee" else by_user(sink)
+
+
+def _fit(name: str, source: FdFacts, sinks: Sequence[FdFacts], wishes: Wishes) -> Fit:
+    if name in wishes.without:
+        return refuse(f"forbidden by --no-via {name}")
+    if name == "plain":
+        return Fit(True)
+    if source.keeps_boundaries:
+        return refuse("the source keeps message boundaries, which splice loses")
+    if source.type == "other":
+        return refuse("the kind of source has no splice")
+    if source.device == (1, 3):
+        return refuse("/dev/null answers splice with EINVAL; a read of it ends at once")
+    if source.on_disk and source.direct:
+        return refuse("the source wants aligned reads (O_DIRECT)")
+    if source.type == "regular" and source.size is not None and source.size <= _SMALL:
+        return refuse(f"{source.size} bytes are few: read and write are quicker")
+    references = source.on_disk and not source.stable
+    if not (references and any(sink.holds_references for sink in sinks)):
+        return Fit(True)
+    if wishes.stable:
+        return refuse("its pages would go by reference, and --stable asks for copies")
+    return Fit(
+        True,
+        caveat="pages go by reference: what is written to the source before the readers have"
+        " consumed them shows through (--stable copies)",
+        by_reference=True,
+    )
+
+
+def _candidate(name: str, source: FdFacts, sinks: Sequence[FdFacts], fit: Fit) -> Candidate:
+    count = len(sinks)
+    copies = sum(copies_to(sink, name) for sink in sinks)
+    # of the source once, and of each sink without the source again
+    devices = dma(source, sinks[0]) + sum(dma(sink, sink) / 2 for sink in sinks[1:])
+    if name == "tee":
+        # a drain, a tee for all but the last, a splice for the last, and a pump for each
+        cost = Cost(into_pipe(source) + copies, devices, (2 * count + 1) * MIB / _ROUND)
+    else:
+        cost = Cost(by_user(source) + copies, devices, (count + 1) * MIB / BUFFER)
+    return Candidate(name, WAYS[name], cost, fit.caveat)
