@@ -15,6 +15,7 @@ import select
 import threading
 import time
 from collections import Counter
+from queue import SimpleQueue
 
 from zpipe.errors import ZpipeError
 from zpipe.kernel import pipes
@@ -23,7 +24,7 @@ from zpipe.movers.pump import Pump
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
 
     from zpipe.endpoints.contract import End, Waiter
     from zpipe.engine.report import OutletReport
@@ -37,8 +38,7 @@ _JOIN = 0.1  # seconds that a thread has for ending, before its sink is left to 
 class Branch:
     """Pumped by the fan. `handed` counts bytes that this sink was given.
 
-    `inlet` is the pipe into which bytes are tee'd; None: no pipes could be had, and bytes are
-    lent from the fan's buffer.
+    Without an inlet, since no pipes could be had, bytes are lent from the fan's buffer.
     """
 
     def __init__(
@@ -54,7 +54,7 @@ class Branch:
         self.policy = policy
         self.outlet = outlet
         self.calls: Counter[str] = Counter()
-        self.inlet = inlet
+        self._inlet = stage.inlet if stage is not None else inlet
         self.stage = stage
         self.handed = 0
         self._stuck_since: float | None = None
@@ -65,11 +65,23 @@ class Branch:
         self.pump = Pump(end.port(), self._reader, self.calls)
         self._blocked_from: float | None = None
 
+        self.awaited = False  # the fan sleeps until this one is ready
+
     # What it was given
 
     @property
+    def inlet(self) -> Pipe | None:
+        """The empty pipe that takes the next round, once the branch is ready; None: a buffer."""
+        return self._inlet
+
+    @property
+    def caught_up(self) -> bool:
+        """Nothing of what was given is left in a pipe before the sink or before its stage."""
+        return self.ready
+
+    @property
     def ready(self) -> bool:
-        """Nothing of the last round is left in the inlet."""
+        """The next round can be given."""
         if self.stage is not None:
             return self.stage.passed >= self.handed
         return not self.pump.held
@@ -95,7 +107,8 @@ class Branch:
     def lend(self, data: memoryview) -> None:
         """Give bytes of a buffer, which stay as they are until the branch is ready again."""
         if self.stage is not None:
-            self._write_into_inlet(data)
+            self.handed += len(data)  # before the stage can have passed any of it
+            self._fill(data)
             return
         self.handed += len(data)
         self.pump.rest = data
@@ -103,14 +116,12 @@ class Branch:
     def end_input(self) -> None:
         """Nothing more will come. The branch is ready."""
         if self.stage is not None:
-            assert self.inlet is not None
-            self.inlet.close_writer()
+            self.stage.inlet.close_writer()
 
-    def _write_into_inlet(self, data: memoryview) -> None:
+    def _fill(self, data: memoryview) -> None:
+        """Write into the inlet: it is empty, and has room for all of the buffer."""
         assert self.inlet is not None
-        self.handed += len(data)  # before the thread can have taken any of it
         while data:
-            # it is empty, and has room for all of the buffer
             data = data[os.write(self.inlet.writer, data) :]
 
     # Pumping
@@ -174,7 +185,7 @@ class Branch:
 
     def deadline(self, now: float) -> float | None:
         """Return when patience with this sink ends; None: it has taken all that there was."""
-        if self.ready and (self.stage is None or self.stage.done):
+        if self.caught_up and (self.stage is None or self.stage.done):
             self._stuck_since = None
             return None
         if self._stuck_since is None or self.progress != self._stuck_at:
@@ -239,12 +250,16 @@ class Branch:
     def _give_up(self) -> None:
         if self.stage is not None:
             self.stage.close(_JOIN)
-        elif self.inlet is not None:
-            self.inlet.close()
+        elif self._inlet is not None:
+            self._inlet.close()
 
 
 class WorkerBranch(Branch):
-    """Pumped by a thread of its own: for files, which are never "not ready"."""
+    """Pumped by a thread of its own: for files, which are never "not ready".
+
+    Without a stage it has more than one inlet, which are filled and emptied in turns: the thread
+    need not wait for the slowest of the others before it has work again.
+    """
 
     def __init__(
         self,
@@ -252,30 +267,38 @@ class WorkerBranch(Branch):
         policy: Policy,
         outlet: OutletReport,
         waiter: Waiter,
-        inlet: Pipe,
+        inlets: Sequence[Pipe],
         stage: Stage | None,
         *,
         wake: Callable[[], None],
     ):
         """Raises: OSError  no thread can be had."""
-        super().__init__(end, policy, outlet, waiter, inlet, stage)
+        super().__init__(end, policy, outlet, waiter, None, stage)
+        self._inlets = [stage.inlet] if stage is not None else inlets
+        self._filled = self._emptied = 0
         self._wake = wake
         self._given_up = False
         self._done = False
         self._fault: Exception | None = None
-        self._nudge = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
+        self._rounds: SimpleQueue[int] = SimpleQueue()
         self._thread = threading.Thread(target=self._run, daemon=True)
-        try:
-            start(self._thread)
-        except OSError:
-            os.close(self._nudge)
-            raise
+        start(self._thread)
+        if stage is not None:
+            stage.filled = self._rounds.put
+
+    @property
+    def inlet(self) -> Pipe | None:
+        return self._inlets[self._filled % len(self._inlets)]
 
     @property
     def ready(self) -> bool:
         if self.stage is not None:
-            return self.stage.passed >= self.handed
-        return self.pump.moved >= self.handed
+            return super().ready
+        return self._filled - self._emptied < len(self._inlets)
+
+    @property
+    def caught_up(self) -> bool:
+        return super().ready if self.stage is not None else self._filled == self._emptied
 
     @property
     def finished(self) -> bool:
@@ -287,13 +310,22 @@ class WorkerBranch(Branch):
 
     def count(self, moved: int) -> None:
         self.handed += moved
+        if self.stage is None:
+            self._filled += 1
+            self._rounds.put(moved)
 
     def lend(self, data: memoryview) -> None:
-        self._write_into_inlet(data)
+        if self.stage is not None:
+            super().lend(data)
+            return
+        self._fill(data)
+        self.count(len(data))
 
     def end_input(self) -> None:
-        assert self.inlet is not None
-        self.inlet.close_writer()
+        if self.stage is not None:
+            super().end_input()
+        else:
+            self._rounds.put(0)
 
     def work(self) -> bool:
         return False
@@ -309,15 +341,13 @@ class WorkerBranch(Branch):
 
     def _give_up(self) -> None:
         self._given_up = True
-        if self._nudge >= 0:
-            os.eventfd_write(self._nudge, 1)
-            self._thread.join(_JOIN)
+        self._rounds.put(0)
+        self._thread.join(_JOIN)
         if self._thread.is_alive():
             return  # the pipes stay with it
-        if self._nudge >= 0:
-            os.close(self._nudge)
-            self._nudge = -1
         super()._give_up()
+        for inlet in self._inlets:
+            inlet.close()
 
     def _run(self) -> None:
         try:
@@ -329,24 +359,19 @@ class WorkerBranch(Branch):
             self._wake()
 
     def _work(self) -> None:
-        poller = select.poll()
-        poller.register(self._reader, select.POLLIN)
-        poller.register(self._nudge, select.POLLIN)
-        pump = self.pump
-        while not self._given_up:
-            poller.poll()
-            if self._given_up:
-                return
-            pump.in_pipe = pipes.buffered(self._reader)
-            if not pump.in_pipe:
-                return  # the writer is closed, and everything is written
+        pump, stage = self.pump, self.stage
+        while count := self._rounds.get():
+            if stage is None:
+                pump.reader = self._inlets[self._emptied % len(self._inlets)].reader
+            pump.in_pipe = count
             began = time.monotonic()
             while pump.held:
                 if self._given_up:
                     return
                 self._push()
             self.outlet.blocked += time.monotonic() - began
-            if self.stage is not None:
-                self.stage.hungry()
-            elif pump.moved >= self.handed:
+            self._emptied += 1
+            if stage is not None:
+                stage.hungry()
+            elif self.awaited:
                 self._wake()

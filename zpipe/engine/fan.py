@@ -16,7 +16,7 @@ import select
 import time
 
 from zpipe.engine.intake import Intake, tell_no_pipes
-from zpipe.engine.outlets import make_branch, make_pipes, rounds_of_copies
+from zpipe.engine.outlets import inlets_of, make_branch, make_pipes, rounds_of_copies
 from zpipe.engine.watch import act
 from zpipe.errors import (
     ConsumerGone,
@@ -146,29 +146,23 @@ class Fan:
         made: list[Pipe] = []
         if wishes.via != "plain" and "tee" not in wishes.without:
             try:
-                made = make_pipes(len(self._sinks) + 1, wishes.pipe_size)
+                count = sum(inlets_of(end, policy) for end, policy, _ in self._sinks)
+                made = make_pipes(count + 1, wishes.pipe_size)
                 self._pipe = made.pop()
             except OSError as error:
                 self._no_pipes = error
         capacity = self._pipe.capacity if self._pipe is not None else CAPACITY
-        inlets: list[Pipe | None] = [*made] or [None] * len(self._sinks)
         try:
             for end, policy, outlet in self._sinks:
-                self._branches.append(
-                    make_branch(
-                        end,
-                        policy,
-                        outlet,
-                        self._waiter,
-                        inlets.pop(0),
-                        capacity=capacity,
-                        wake=self._woken,
-                    )
+                count = inlets_of(end, policy) if made else 0
+                mine, made = made[:count], made[count:]
+                branch = make_branch(
+                    end, policy, outlet, self._waiter, mine, capacity=capacity, wake=self._woken
                 )
+                self._branches.append(branch)
         finally:
-            for pipe in inlets:
-                if pipe is not None:
-                    pipe.close()
+            for pipe in made:
+                pipe.close()
         self._live = list(self._branches)
         if self._pipe is not None and any(
             branch.inlet is None or branch.inlet.capacity < capacity for branch in self._branches
@@ -263,7 +257,7 @@ class Fan:
             return True
         if intake is None:
             return all(branch.finished for branch in self._live)
-        return intake.is_over and all(branch.ready for branch in self._live)
+        return intake.is_over and all(branch.caught_up for branch in self._live)
 
     def _end_early(self, interrupted: Interrupted, intake: Intake | None) -> None:
         """Go on with what was read already; a second signal does not wait for that.
@@ -312,6 +306,8 @@ class Fan:
 
     def _sleep(self, intake: Intake | None) -> None:
         """Wait until a source, a sink, a thread or the time has something to say."""
+        if intake is not None and self._await(intake):
+            return
         interests = {self._wake: select.POLLIN}
         began = time.monotonic()
         timeout = _LONG
@@ -343,6 +339,22 @@ class Fan:
             self._heed(branch, fired.get(branch.end.fd, 0))
         if not fired and stalled is not None and now >= stalled:
             raise self._stalled(source)
+
+    def _await(self, intake: Intake) -> bool:
+        """Ask the first thread that is behind to wake us; tell whether that is needless by now.
+
+        The others are no further, or are asked next.
+        """
+        first = None
+        if intake.loaded or intake.ended:
+            for branch in self._live:
+                branch.awaited = first is None and not self._is_ready(branch, intake)
+                first = branch if branch.awaited else first
+        # asked again: it may have become so before it could see that it is awaited
+        return first is not None and self._is_ready(first, intake)
+
+    def _is_ready(self, branch: Branch, intake: Intake) -> bool:
+        return branch.caught_up if intake.is_over else branch.ready
 
     def _heed(self, branch: Branch, events: int) -> None:
         """Take what a poll has said of a sink."""

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 
 _ALL = 16 << 20  # bytes of capacity for one fan: a quarter of what one user may have (pipe(7))
 _LEAST = 64 << 10
+_IN_TURNS = 2  # inlets of a thread: one is filled while the other is emptied
 
 
 def make_pipes(count: int, wanted: int | None) -> list[Pipe]:
@@ -45,18 +46,18 @@ def make_branch(
     policy: Policy,
     outlet: OutletReport,
     waiter: Waiter,
-    inlet: Pipe | None,
+    inlets: Sequence[Pipe],
     *,
     capacity: int,
     wake: Callable[[], None],
 ) -> Branch:
-    """Return the branch of an end. `inlet` is taken over, also where this fails.
+    """Return the branch of an end. The inlets are taken over, also where this fails.
 
     Raises: TransferError  there is no place to spill to.
     """
     stage = None
     if policy.when_full == "spill":
-        if inlet is not None:
+        for inlet in inlets:
             inlet.close()
         folder = policy.spill_dir or default_folder()
         try:
@@ -65,13 +66,18 @@ def make_branch(
             raise TransferError(
                 f"{end.name}: spill to {folder}: {reason(error)}", errno=error.errno
             ) from error
-        inlet = stage.inlet
-    if end.facts.on_disk and inlet is not None:
+    if end.facts.on_disk and (inlets or stage is not None):
         try:
-            return WorkerBranch(end, policy, outlet, waiter, inlet, stage, wake=wake)
+            return WorkerBranch(end, policy, outlet, waiter, inlets, stage, wake=wake)
         except OSError:
-            pass  # no thread to be had: written by the fan itself
-    return Branch(end, policy, outlet, waiter, inlet, stage)
+            for inlet in inlets[1:]:
+                inlet.close()  # no thread to be had: written by the fan itself
+    return Branch(end, policy, outlet, waiter, inlets[0] if inlets else None, stage)
+
+
+def inlets_of(end: End, policy: Policy) -> int:
+    """Return how many inlets the branch of an end needs."""
+    return _IN_TURNS if end.facts.on_disk and policy.when_full != "spill" else 1
 
 
 def rounds_of_copies(branches: Sequence[Branch]) -> int:

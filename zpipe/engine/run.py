@@ -97,7 +97,7 @@ class _UnderWay:
         if self._opened:
             self._finish()
         if failed:
-            failure = TransferError("\n".join(failed), delivered=self._report.moved)
+            failure = TransferError("\n".join(failed), delivered=self._moved)
             failure.told = True
             raise failure
 
@@ -105,9 +105,13 @@ class _UnderWay:
     def _is_over(self) -> bool:
         """Nobody takes any more, the length is reached, or a signal has asked for the end."""
         length = self._stream.wishes[0].length
-        if self._hops and length is not None and self._report.moved >= length:
+        if self._hops and length is not None and self._moved >= length:
             return True
         return self._left or (self._fan is not None and self._fan.over)
+
+    @property
+    def _moved(self) -> int:
+        return sum(report.moved for report in self._hops)
 
     def _carry_one(self, node: Node, wishes: Wishes, stack: ExitStack) -> None:
         source = open_source(node, wishes, self._waiter, stack)
@@ -119,7 +123,7 @@ class _UnderWay:
             self._refuse_output(source)
         if wishes.length is not None:
             # of all sources together
-            wishes = replace(wishes, length=wishes.length - self._report.moved)
+            wishes = replace(wishes, length=wishes.length - self._moved)
         ends = [end for end, _, _ in self._sinks]
         wishes, lease = steady(source, ends, wishes, stack)
         self._waiter.polls = 0
@@ -238,7 +242,7 @@ class _UnderWay:
 
     def _finish_only(self) -> None:
         end, _, outlet = self._sinks[0]
-        moved = sum(report.moved for report in self._hops)
+        moved = self._moved
         try:
             end.finish(self._waiter)
         except TransferError as error:

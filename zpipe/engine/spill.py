@@ -159,6 +159,7 @@ class Stage:
         self.passed = 0
         self.done = False
         self.fault: OSError | None = None
+        self.filled: Callable[[int], None] | None = None  # told what the outlet got; 0: the end
         self.calls: Counter[str] = Counter()  # of the thread
         self.spill = Spill(folder, most, self.calls)
         self._wake = wake
@@ -214,6 +215,8 @@ class Stage:
                 self._hunger = -1
             self.outlet.close_writer()
             self.done = True
+            if self.filled is not None:
+                self.filled(0)
             self._wake()
 
     def _turn(self) -> bool:
@@ -226,12 +229,11 @@ class Stage:
                 if not self._hungry:
                     moved = self.spill.store(self.inlet.reader, waiting) if waiting else 0
                 elif self.spill.size:
-                    self.spill.fetch(self.outlet.writer)
-                    self._hungry = False
+                    self._tell(self.spill.fetch(self.outlet.writer))
                     continue
                 elif waiting:
                     moved = self._straight(waiting)
-                    self._hungry = False
+                    self._tell(moved)
             except BlockingIOError:
                 # it was emptied while it was filled, and said so too early; it will say so again
                 self._hungry = False
@@ -254,6 +256,12 @@ class Stage:
         # the outlet is empty: it takes all of this
         room = min(count, _COPY, self.outlet.capacity)
         return os.write(self.outlet.writer, os.read(self.inlet.reader, room))
+
+    def _tell(self, count: int) -> None:
+        """Tell who reads the outlet that it has bytes."""
+        self._hungry = False
+        if self.filled is not None:
+            self.filled(count)
 
     def _heed(self) -> None:
         try:
