@@ -33,10 +33,7 @@ class ExecEnd(End):
         self._child: subprocess.Popen[bytes] | None = child
         self._sink = sink
         self.waits_for_child = True
-        try:
-            pipes.set_capacity(fd, pipes.CAPACITY)
-        except OSError:
-            pass  # the user's quota of pipe pages is used up: the default will do
+        pipes.grow(fd, pipes.CAPACITY)
         os.set_blocking(fd, False)
         super().__init__(fd, name, gather(fd))
 

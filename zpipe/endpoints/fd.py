@@ -15,6 +15,8 @@ from zpipe.endpoints.file import refuse_same, seek
 from zpipe.endpoints.gather import gather
 from zpipe.errors import TransferError, UsageError, open_failed
 from zpipe.facts import FdFacts
+from zpipe.kernel import pipes
+from zpipe.values import replace
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -68,6 +70,9 @@ def open_inherited(fd: int, name: str, opening: Opening, *, sink: bool) -> End:
     if not sink and opening.offset:
         seek(fd, opening.offset, name)
         facts = gather(fd, owned=False)
+    if facts.type == "pipe":
+        pipes.grow(fd)
+        facts = replace(facts, capacity=pipes.get_capacity(fd))
     reopened = -1
     if facts.type in ("pipe", "tty") and not facts.nonblocking:
         reopened = _reopen(fd, sink=sink)

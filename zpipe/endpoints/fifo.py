@@ -16,6 +16,7 @@ from zpipe.endpoints.contract import End, EndpointKind, Opening
 from zpipe.endpoints.gather import gather
 from zpipe.errors import StalledError, TransferError, UsageError, open_failed
 from zpipe.facts import FdFacts
+from zpipe.kernel import pipes
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -35,6 +36,7 @@ def open_source(path: str, name: str, opening: Opening, offset: int = 0) -> End:
         fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
     except OSError as error:
         raise open_failed(name, "open", error) from error
+    pipes.grow(fd)
     end = End(fd, name, gather(fd))
     try:
         opening.waiter.wait(fd, name, "wait for a writer")
@@ -68,6 +70,7 @@ def open_sink(path: str, name: str, opening: Opening, offset: int = 0) -> End:
         if until is not None and time.monotonic() >= until:
             raise StalledError(f"{name}: wait for a reader: stalled for {waiter.patience:g} s")
         waiter.pause(_GLANCE, name, "wait for a reader")
+    pipes.grow(fd)
     return End(fd, name, gather(fd))
 
 

@@ -43,7 +43,7 @@ def part_name(path: str, number: int) -> str:
             return "%"
         return format(number, f"{found[1]}d")
 
-    return re.sub(r"%%|%0?[0-9]{0,2}d", fill, path)
+    return re.sub(r"%%|%(0?[0-9]{0,2})d", fill, path)
 
 
 class SplitEnd(End):

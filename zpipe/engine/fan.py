@@ -242,7 +242,7 @@ class Fan:
                     moved |= intake.give(self._live, self._outcome)
                 for branch in list(self._live):
                     moved |= self._work(branch)
-                self._look_after()
+                moved |= self._look_after()
                 if self._is_over(intake):
                     return
                 if self._feedback.interval is not None or self._stop.status_wanted:
@@ -285,9 +285,12 @@ class Fan:
             self._drop(branch, str(error), "failed", error)
         return True
 
-    def _look_after(self) -> None:
-        """See to what threads have met, and to the patience with sinks that take nothing."""
+    def _look_after(self) -> bool:
+        """See to what threads have met, and to the patience with sinks that take nothing; tell
+        whether one was dropped: then the others may go on.
+        """
         now = time.monotonic()
+        before = len(self._live)
         for branch in list(self._live):
             fault = branch.fault()
             if isinstance(fault, MoveFault):
@@ -303,6 +306,7 @@ class Fan:
                     span = format_duration(branch.policy.detach_after)
                     text = f"{branch.end.name}: write: took no data for {span}"
                     self._drop(branch, text, "detached", TransferError(text))
+        return len(self._live) != before
 
     def _sleep(self, intake: Intake | None) -> None:
         """Wait until a source, a sink, a thread or the time has something to say."""

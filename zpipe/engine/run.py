@@ -233,9 +233,9 @@ class _UnderWay:
     def _finish(self) -> None:
         if self._fan is not None:
             self._fan.finish()
-            self._judge()
         elif not self._left:
             self._finish_only()
+        self._judge()
         for report in self._hops:
             report.complete = True
             self._feedback.ended(report)

@@ -14,6 +14,8 @@ _LARGEST = 1 << 31  # what the kernel can count (round_pipe_size); more is EINVA
 
 # Best of 64 KiB .. 1 MiB for bulk on 6.x, and the most that an unprivileged user may ask for.
 CAPACITY = 1 << 20
+# For a pipe that others made: half of that, since all pipes of a user share one quota.
+OTHERS = 512 << 10
 
 
 def get_capacity(fd: int) -> int:
@@ -31,8 +33,12 @@ def set_capacity(fd: int, capacity: int) -> int:
     return fcntl.fcntl(fd, F_SETPIPE_SZ, min(capacity, _LARGEST))
 
 
-def grow(fd: int, capacity: int) -> None:
-    """Give a pipe at least so much capacity, if the quota allows; it is never made smaller."""
+def grow(fd: int, capacity: int = OTHERS) -> None:
+    """Give a pipe at least so much capacity, if the quota allows; it is never made smaller.
+
+    Whoever is at its other side then sleeps and wakes an eighth as often as with the 64 KiB that
+    pipes begin with.
+    """
     try:
         if get_capacity(fd) < capacity:
             set_capacity(fd, capacity)
