@@ -42,7 +42,8 @@ def in_short(command: str, operands: Sequence[str]) -> None:
     if command == "cat":
         carry(lambda: cat_graph(operands, Wishes(skip=True)), Shown())
     else:
-        carry(lambda: tee_graph(operands, Wishes(inplace=True), tee_policy()), Shown())
+        wishes = Wishes(inplace=True, lenient=True)
+        carry(lambda: tee_graph(operands, wishes, tee_policy()), Shown())
 
 
 def cat_graph(

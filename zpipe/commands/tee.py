@@ -85,6 +85,7 @@ def tee_command(outs: tuple[str, ...], **options: Any) -> None:
     wishes = Wishes(
         append=options["append"],
         inplace=not options["append"],
+        lenient=True,
         stable=options["stable"],
         via=options["via"],
         without=frozenset(options["no_via"]),

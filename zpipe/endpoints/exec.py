@@ -32,10 +32,10 @@ class ExecEnd(End):
     def __init__(self, child: subprocess.Popen[bytes], fd: int, name: str, *, sink: bool):
         self._child: subprocess.Popen[bytes] | None = child
         self._sink = sink
-        self.waits_for_child = True
         pipes.grow(fd, pipes.CAPACITY)
         os.set_blocking(fd, False)
         super().__init__(fd, name, gather(fd))
+        self.waits_for_child = True
 
     def last_words(self, waiter: Waiter) -> str:
         child = self._child

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import os
 
-from zpipe.endpoints import sockets
 from zpipe.endpoints.contract import End, EndpointKind, Opening
 from zpipe.endpoints.file import refuse_same, seek
 from zpipe.endpoints.gather import gather
@@ -43,6 +42,8 @@ class InheritedEnd(End):
             except OSError as error:
                 raise open_failed(self.name, "fsync", error) from error
         if self.facts.is_socket and self.facts.writable and self.sends:
+            from zpipe.endpoints import sockets
+
             sockets.deliver(self.fd, self.name, waiter)
 
     def close(self) -> None:
@@ -63,8 +64,12 @@ def open_inherited(fd: int, name: str, opening: Opening, *, sink: bool) -> End:
         raise TransferError(f"{name}: {act}: is not open for {way}")
     if facts.type == "directory":
         raise TransferError(f"{name}: read: Is a directory")
-    if facts.is_socket and sockets.listens(fd):
-        return sockets.accept(fd, name, opening.waiter, sink=sink)
+    if facts.is_socket:
+        # here, since pipes and files do without what it loads
+        from zpipe.endpoints import sockets
+
+        if sockets.listens(fd):
+            return sockets.accept(fd, name, opening.waiter, sink=sink)
     if sink and facts.on_disk and facts.identity is not None:
         refuse_same(facts.identity, opening, name)
     if not sink and opening.offset:

@@ -14,8 +14,8 @@ import os
 import select
 import threading
 import time
+from _queue import SimpleQueue  # of queue, without heapq and what else that loads
 from collections import Counter
-from queue import SimpleQueue
 
 from zpipe.errors import ZpipeError
 from zpipe.kernel import pipes
@@ -40,6 +40,8 @@ class Branch:
 
     Without an inlet, since no pipes could be had, bytes are lent from the fan's buffer.
     """
+
+    threaded = False
 
     def __init__(
         self,
@@ -108,7 +110,7 @@ class Branch:
         """Give bytes of a buffer, which stay as they are until the branch is ready again."""
         if self.stage is not None:
             self.handed += len(data)  # before the stage can have passed any of it
-            self._fill(data)
+            _fill(self.stage.inlet, data)
             return
         self.handed += len(data)
         self.pump.rest = data
@@ -117,12 +119,6 @@ class Branch:
         """Nothing more will come. The branch is ready."""
         if self.stage is not None:
             self.stage.inlet.close_writer()
-
-    def _fill(self, data: memoryview) -> None:
-        """Write into the inlet: it is empty, and has room for all of the buffer."""
-        assert self.inlet is not None
-        while data:
-            data = data[os.write(self.inlet.writer, data) :]
 
     # Pumping
 
@@ -254,12 +250,20 @@ class Branch:
             self._inlet.close()
 
 
+def _fill(inlet: Pipe, data: memoryview) -> None:
+    """Write into an inlet that is empty: it has room for all of the buffer."""
+    while data:
+        data = data[os.write(inlet.writer, data) :]
+
+
 class WorkerBranch(Branch):
     """Pumped by a thread of its own: for files, which are never "not ready".
 
     Without a stage it has more than one inlet, which are filled and emptied in turns: the thread
     need not wait for the slowest of the others before it has work again.
     """
+
+    threaded = True
 
     def __init__(
         self,
@@ -276,6 +280,8 @@ class WorkerBranch(Branch):
         super().__init__(end, policy, outlet, waiter, None, stage)
         self._inlets = [stage.inlet] if stage is not None else inlets
         self._filled = self._emptied = 0
+        self._lent: tuple[Pipe, memoryview] | None = None  # a round, and the inlet that it is for
+        self._untold: list[int] = []  # rounds in the inlets that the thread does not know of
         self._wake = wake
         self._given_up = False
         self._done = False
@@ -312,22 +318,37 @@ class WorkerBranch(Branch):
         self.handed += moved
         if self.stage is None:
             self._filled += 1
-            self._rounds.put(moved)
+            self._untold.append(moved)
 
     def lend(self, data: memoryview) -> None:
         if self.stage is not None:
             super().lend(data)
             return
-        self._fill(data)
-        self.count(len(data))
+        self.handed += len(data)
+        self._lent = (self._inlets[self._filled % len(self._inlets)], data)
+        self._filled += 1
 
     def end_input(self) -> None:
         if self.stage is not None:
             super().end_input()
         else:
+            self.work()
             self._rounds.put(0)
 
     def work(self) -> bool:
+        """Tell the thread what there is.
+
+        Not before the others were pumped for: from then on two threads contend for one
+        interpreter, and a line on its way to a pipe would be late by half a millisecond.
+        """
+        if self._lent is not None:
+            inlet, data = self._lent
+            self._lent = None
+            self._untold.append(len(data))
+            _fill(inlet, data)
+        for count in self._untold:
+            self._rounds.put(count)
+        self._untold.clear()
         return False
 
     def interests(self) -> dict[int, int]:

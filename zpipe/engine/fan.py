@@ -123,8 +123,7 @@ class Fan:
         for branch in self._branches:
             facts, source = branch.end.facts, intake.source.facts
             branch.pump.cuts = facts.keeps_boundaries and not source.keeps_boundaries
-        alone = len(self._branches) == 1
-        intake.begin(self._pipe, rounds_of_copies(self._branches), alone=alone)
+        intake.begin(self._pipe, rounds_of_copies(self._branches))
         if self._no_pipes is not None and intake.report.plan.first.name == "tee":
             tell_no_pipes(intake, self._no_pipes, self._feedback)
         try:
@@ -163,7 +162,8 @@ class Fan:
         finally:
             for pipe in made:
                 pipe.close()
-        self._live = list(self._branches)
+        # threads last: see WorkerBranch.work
+        self._live = sorted(self._branches, key=lambda branch: branch.threaded)
         if self._pipe is not None and any(
             branch.inlet is None or branch.inlet.capacity < capacity for branch in self._branches
         ):

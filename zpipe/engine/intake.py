@@ -5,6 +5,8 @@ Never sleeps; tells by `waits` that the source was empty, and by `allowance` wha
 
 from __future__ import annotations
 
+from collections import Counter
+
 from zpipe.engine.limiter import Limiter
 from zpipe.engine.report import Fallback, HopReport
 from zpipe.engine.trunk import BufferTrunk, PipeTrunk
@@ -27,6 +29,8 @@ if TYPE_CHECKING:
     from zpipe.plan.choice import HopPlan
 
 _UNBOUNDED = 1 << 62
+_FEW = 16 * 1024  # of a stream: what comes in smaller rounds is read and written
+_LITTLE = 4096
 
 
 class Intake:
@@ -53,18 +57,32 @@ class Intake:
         self._lease = lease
         self._limit = self._watch.limit
         self._room = 0
+        self._tee: PipeTrunk | None = None
+        self._buffer: BufferTrunk | None = None  # for small rounds, beside the other one
+        self._few = _FEW
+        self._much = False
+        self._small = 0  # rounds one after the other
+        self._by: dict[str, int] = {}
         self._trunk: Trunk | None = None
         self.report = HopReport(source.name, sinks, plan, expected=self._limit)
 
-    def begin(self, pipe: Pipe | None, room: int, *, alone: bool) -> None:
-        """Take rounds into the pipe, or into a buffer of at most `room` bytes."""
+    def begin(self, pipe: Pipe | None, room: int) -> None:
+        """Take rounds into the pipe, or into a buffer of at most `room` bytes.
+
+        From a stream, rounds go through a buffer while they are small: that is fewer calls, and
+        a line is sooner where it goes.
+        """
         self._room = room
-        if pipe is not None and self.report.plan.first.name == "tee":
-            self._trunk = PipeTrunk(self.source.port(), pipe, self.report.calls)
-            # with a single sink nothing is doubled
-            self.report.mover = "splice" if alone else "tee"
-        else:
+        if pipe is None or self.report.plan.first.name != "tee":
             self._to_buffer(b"")
+            return
+        self._trunk = self._tee = PipeTrunk(self.source.port(), pipe, self.report.calls)
+        facts = self.source.facts
+        if self._wishes.via is None and (facts.type in ("pipe", "tty") or facts.is_socket):
+            self._few = min(_FEW, room)
+            port = self.source.port()
+            self._trunk = self._buffer = BufferTrunk(port, self.report.calls, self._few)
+        self.report.mover = self._trunk.name
 
     @property
     def trunk(self) -> Trunk:
@@ -93,6 +111,8 @@ class Intake:
         trunk = self.trunk
         if trunk.loaded or self.ended or self.waits:
             return False
+        if self._buffer is not None and self._tee is not None:
+            self._trunk = trunk = self._tee if self._much else self._buffer
         if self._limit is not None and self.taken >= self._limit:
             self.ended = True
             return True
@@ -107,6 +127,10 @@ class Intake:
             if self._limit is not None and taken > self._limit - self.taken:
                 taken = trunk.loaded = self._limit - self.taken  # of a datagram
             self.taken += taken
+            self._by[trunk.name] = self._by.get(trunk.name, 0) + taken
+            # a full buffer: there is more; two small rounds of a pipe: there is not
+            self._small = self._small + 1 if taken < _LITTLE else 0
+            self._much = taken >= self._few or (self._much and self._small < 2)
             if self.limiter is not None:
                 self.limiter.spend(taken)
             return True
@@ -152,14 +176,17 @@ class Intake:
         report = self.report
         report.seconds = seconds
         report.moved = max(0, self.taken - self.loaded - underway)
-        report.bytes_by_mover[report.mover] = report.moved - sum(
-            count for name, count in report.bytes_by_mover.items() if name != report.mover
-        )
+        if self._by:
+            report.mover = max(self._by, key=lambda name: self._by[name])
+            others = sum(count for name, count in self._by.items() if name != report.mover)
+            report.bytes_by_mover = Counter(self._by)
+            report.bytes_by_mover[report.mover] = max(0, report.moved - others)
         facts = self.source.facts
         if not facts.on_disk and not facts.generated:
             report.lost = self.loaded
 
     def _to_buffer(self, rescued: bytes) -> None:
+        self._tee = None
         self._trunk = BufferTrunk(self.source.port(), self.report.calls, self._room, rescued)
         self.report.mover = "plain"
 

@@ -51,7 +51,7 @@ def open_sink(
     """
     endpoint = node.endpoint
     of_file = endpoint.kind == "file"
-    if alone and not of_file:
+    if alone and not of_file and not wishes.lenient:
         for asked, name in ((wishes.append, "--append"), (wishes.inplace, "--inplace")):
             if asked:
                 raise UsageError(f"{endpoint.text}: {name} is for a file that a path names")

@@ -38,7 +38,8 @@ class Wishes(Value):
 
     `offset`, `length`, `pipe_size` in bytes, `rate_limit` in bytes per second, `stall_timeout` in
     seconds; None is "no limit" or "as the kernel gives it". `skip`: a source that fails is told
-    of, and the next one of a sequence goes on.
+    of, and the next one of a sequence goes on. `lenient`: `append` and `inplace` are for those of
+    the sinks that are files.
     """
 
     offset: int = 0
@@ -54,6 +55,7 @@ class Wishes(Value):
     stall_timeout: float | None = None
     pipe_size: int | None = None
     skip: bool = False
+    lenient: bool = False
 
 
 class Edge(Value):

@@ -4,6 +4,10 @@ from __future__ import annotations
 
 import os
 
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
 SPLICE_F_MOVE = 1  # a no-op since 2.6.21 (splice(2))
 SPLICE_F_NONBLOCK = 2  # covers the pipe ends only, not a socket or tty
 SPLICE_F_MORE = 4
@@ -14,6 +18,8 @@ CHUNK = 64 << 20
 # Up to this a read and a write are cheaper than setting anything up (GNU cat 9.11 uses the same
 # bound); it also covers the files of /proc and /sys whose size is 0 or a fiction.
 SMALL = 32 * 1024
+
+_tee: Callable[[int, int, int], int] | None = None
 
 
 def splice(src: int, dst: int, count: int) -> int:
@@ -48,16 +54,29 @@ def tee(src: int, dst: int, count: int) -> int:
             OSError          EINVAL: one of them is no pipe, or both are the same.
     Source: tee(2).
     """
+    global _tee
+    if _tee is None:
+        _tee = _load_tee()
+    while True:
+        try:
+            return _tee(src, dst, count)
+        except InterruptedError:
+            continue
+
+
+def _load_tee() -> Callable[[int, int, int], int]:
+    """Return the call with all that it needs at hand: it is made for every line of a pipeline."""
     from ctypes import c_size_t
 
     from zpipe.kernel.libc import checked, signed
 
     call = signed("tee")
-    while True:
-        try:
-            return checked(call(src, dst, c_size_t(count), SPLICE_F_NONBLOCK))
-        except InterruptedError:
-            continue
+
+    def tee_once(src: int, dst: int, count: int) -> int:
+        result: int = call(src, dst, c_size_t(count), SPLICE_F_NONBLOCK)
+        return result if result >= 0 else checked(result)
+
+    return tee_once
 
 
 def sendfile(src: int, dst: int, count: int) -> int:
