@@ -21,7 +21,9 @@ import click  # noqa: E402
 
 from zpipe.commands import COMMANDS  # noqa: E402
 from zpipe.endpoints import KINDS, kind_of  # noqa: E402
+from zpipe.graph.policy import OPTIONS  # noqa: E402
 from zpipe.movers import MOVERS, ON_REQUEST, mover_of  # noqa: E402
+from zpipe.plan.fan import WAYS  # noqa: E402
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -41,11 +43,29 @@ def commands() -> list[str]:
 
 def options(command: str) -> list[str]:
     """Return the list of a command's options, as help shows them."""
-    found: click.Command = import_module(f"zpipe.commands.{command}").COMMAND
     lines = [".Bl -tag -width Ds"]
-    for param in found.get_params(click.Context(found)):
-        if isinstance(param, click.Option):
-            lines += [option_tag(param), *prose(option_text(param))]
+    for param in shown_options(command):
+        lines += [option_tag(param), *prose(option_text(param))]
+    return [*lines, ".El"]
+
+
+def shown_options(command: str) -> list[click.Option]:
+    """Return the options of a command that are not hidden."""
+    found: click.Command = import_module(f"zpipe.commands.{command}").COMMAND
+    return [
+        param
+        for param in found.get_params(click.Context(found))
+        if isinstance(param, click.Option) and not param.hidden
+    ]
+
+
+def policies() -> list[str]:
+    """Return the list of what may be written behind an output, with the texts of the options."""
+    texts = {param.name: param for param in shown_options("tee")}
+    lines = [".Bl -tag -width Ds"]
+    for name in OPTIONS:
+        param = texts[name]
+        lines += [f".It Cm {name} Ns = Ns {value_of(param)}", *prose(param.help or "")]
     return [*lines, ".El"]
 
 
@@ -54,12 +74,17 @@ def option_tag(param: click.Option) -> str:
     names = " , ".join(f"Fl {name.removeprefix('-')}" for name in param.opts)
     if param.is_flag:
         return f".It {names}"
+    return f".It {names} {value_of(param)}"
+
+
+def value_of(param: click.Option) -> str:
+    """Return `Ar SIZE` or `Cm auto | Cm always`."""
     if isinstance(param.type, click.Choice):
         choices = tuple(param.type.choices)
-        if choices == MOVERS:
-            return f".It {names} Ar MOVER"
-        return f".It {names} {' | '.join(f'Cm {choice}' for choice in choices)}"
-    return f".It {names} Ar {(param.metavar or param.type.name).upper()}"
+        if set(choices) >= set(MOVERS):
+            return "Ar MOVER"
+        return " | ".join(f"Cm {choice}" for choice in choices)
+    return f"Ar {(param.metavar or param.type.name).upper()}"
 
 
 def option_text(param: click.Option) -> str:
@@ -75,6 +100,14 @@ def movers() -> list[str]:
         lines += [f".It Cm {name}", *prose(sentence(mover_of(name).summary))]
         if name in ON_REQUEST:
             lines += prose("Only on request.")
+    return [*lines, ".El"]
+
+
+def ways() -> list[str]:
+    """Return the list of ways to several sinks, in the order in which they are preferred."""
+    lines = [".Bl -tag -width plain"]
+    for name, summary in WAYS.items():
+        lines += [f".It Cm {name}", *prose(sentence(summary))]
     return [*lines, ".El"]
 
 
@@ -103,6 +136,8 @@ TABLES: dict[str, Callable[[], list[str]]] = {
     "commands": commands,
     "endpoints": endpoints,
     "movers": movers,
+    "policies": policies,
+    "ways": ways,
     **{f"options of {name}": partial(options, name) for name in COMMANDS},
 }
 

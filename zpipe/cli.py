@@ -62,10 +62,11 @@ def _dispatch(words: list[str]) -> None:
         _, src, dst = words
         if copy_small(src, dst) is None:
             from zpipe.commands.carrying import Shown, carry
-            from zpipe.engine.copy import pair
+            from zpipe.engine.copy import fan_out
             from zpipe.graph.model import Wishes
+            from zpipe.graph.policy import Policy
 
-            carry(lambda: pair(src, dst, Wishes()), Shown())
+            carry(lambda: fan_out(src, [dst], Wishes(), Policy()), Shown())
         return
     if words and words[0] in _PIPELINE and not any(map(_is_option, words)):
         from zpipe.commands.pipelines import in_short
@@ -90,8 +91,11 @@ def _dispatch_by_click(words: list[str]) -> None:
         print(error.format_message(), file=sys.stderr)
         sys.exit(2)
     except click.ClickException as error:
-        command = f"{error.ctx.info_name}: " if _of_command(error) else ""  # type: ignore[attr-defined]
-        _print(f"{command}{' '.join(error.format_message().split())}")
+        command, more = "", ""
+        if _of_command(error):
+            name = error.ctx.info_name  # type: ignore[attr-defined]
+            command, more = f"{name}: ", f" (zpipe {name} --help)"
+        _print(f"{command}{' '.join(error.format_message().split())}{more}")
         sys.exit(2)
     except click.Abort:
         _die_by(_SIGINT)
@@ -168,12 +172,9 @@ def _tell(error: ZpipeError) -> None:
 
 
 def _print(text: str) -> None:
-    """Write one line; a name keeps its bytes, save for those that would steer the terminal."""
-    controls = {code: repr(chr(code))[1:-1] for code in (*range(32), *range(127, 160))}
-    try:
-        os.write(2, os.fsencode(f"zpipe: {text.translate(controls)}\n"))
-    except OSError:
-        pass  # nowhere to tell it; the status still does
+    from zpipe.commands.speaking import tell
+
+    tell(text)
 
 
 def _die_by(signum: int) -> NoReturn:

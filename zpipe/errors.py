@@ -14,6 +14,7 @@ class ZpipeError(Exception):
 
     exit_code = 1
     told = False  # the user has seen it already, in another form
+    delivered: int | None = None  # bytes that the sink took before, where one had begun
 
     def __str__(self) -> str:
         return "\n".join(map(str, self.args))

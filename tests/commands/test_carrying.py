@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING
 import pytest
 
 from tests.machine import content
-from zpipe.commands.carrying import Several, Console, Shown, carry
-from zpipe.engine.copy import copy
+from zpipe.commands.carrying import Console, Several, Shown, carry
+from zpipe.engine.copy import copy, pair
 from zpipe.engine.feedback import Feedback
 from zpipe.errors import TransferError, UsageError
 from zpipe.graph.model import Wishes
@@ -93,7 +93,7 @@ def test_a_console_that_shows_nothing_has_no_interval() -> None:
 def test_a_copy_without_wishes_says_nothing(
     folder: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    carry("b", "x", Wishes(), Shown())
+    carry(lambda: pair("b", "x", Wishes()), Shown())
     assert (folder / "x").read_bytes() == content(BIG)
     assert capfd.readouterr() == ("", "")
 
@@ -102,11 +102,11 @@ def test_the_caller_prints_the_error_unless_it_was_told(
     folder: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
     with pytest.raises(TransferError) as raised:
-        carry("nosuch", "x", Wishes(), Shown())
+        carry(lambda: pair("nosuch", "x", Wishes()), Shown())
     assert not raised.value.told
     assert capfd.readouterr() == ("", "")
     with pytest.raises(TransferError) as raised:
-        carry("nosuch", "x", Wishes(), Shown(json=True))
+        carry(lambda: pair("nosuch", "x", Wishes()), Shown(json=True))
     assert raised.value.told
     assert '"type": "error"' in capfd.readouterr().err
 
@@ -114,7 +114,7 @@ def test_the_caller_prints_the_error_unless_it_was_told(
 def test_a_dry_run_is_the_plan_and_nothing_else(
     folder: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    carry("b", "x", Wishes(), Shown(dry_run=True))
+    carry(lambda: pair("b", "x", Wishes()), Shown(dry_run=True))
     shown = capfd.readouterr()
     assert shown.out.startswith("b ── ")
     assert shown.err == ""
@@ -126,9 +126,9 @@ def test_signals_are_as_they_were_afterwards(folder: Path) -> None:
 
     numbers = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1)
     before = [signal.getsignal(number) for number in numbers]
-    carry("b", "x", Wishes(), Shown())
+    carry(lambda: pair("b", "x", Wishes()), Shown())
     with pytest.raises(UsageError):
-        carry("b", "b", Wishes(), Shown())
+        carry(lambda: pair("b", "b", Wishes()), Shown())
     assert [signal.getsignal(number) for number in numbers] == before
     wakeup = signal.set_wakeup_fd(-1)
     assert wakeup == -1

@@ -28,9 +28,11 @@ def folder(tmp_path: Path) -> Path:
 
 USAGE = [
     (["nosuch"], "No such command 'nosuch'"),
-    (["cp"], "Missing argument 'SRC'"),
-    (["cp", "a"], "Missing argument 'DST'"),
-    (["cp", "a", "x", "y"], "unexpected extra argument (y)"),
+    (["cp"], "cp: give a source"),
+    (["cp", "a"], "cp: a: give a DST after it"),
+    (["cp", "a", "x", "y"], "cp: y: more than SRC and DST; for several sinks: --to DST"),
+    (["cp", "a", "b", "--to", "x"], "cp: b: with --to every operand is a source"),
+    (["cp", "--to", "x"], "cp: give a source"),
     (["cp", "--nosuch", "a", "x"], "No such option '--nosuch'"),
     (["cp", "-Z", "a", "x"], "No such option '-Z'"),
     (["cp", "a", "-x"], "No such option '-x'"),

@@ -32,16 +32,21 @@ LONG = 20.0  # seconds; a test that waits for so long has failed
 
 
 class Meeting(EngineWaiter):
-    """Does one of `steps` at the beginning of each wait; remembers the acts and what was said."""
+    """Does one of `steps` at the beginning of each wait; remembers the acts, and what was said and
+    answered."""
 
     def __init__(self, *steps: Callable[[], object], patience: float = LONG):
         super().__init__(Stop(), Feedback(), patience)
         self.steps = list(steps)
         self.acts: list[str] = []
         self.told: list[str] = []
+        self.answers: list[str] = []
 
     def say(self, text: str) -> None:
         self.told.append(text)
+
+    def answer(self, text: str) -> None:
+        self.answers.append(text)
 
     def wait(
         self, fd: int, name: str, act: str, *, write: bool = False, timeout: float | None = None

@@ -297,6 +297,15 @@ def _(folder: Path, stack: ExitStack) -> Stage:
     return Stage(f"pattern:seed?size={COUNT}", data=PATTERN)
 
 
+@stage(SINKS, "hash")
+def _(folder: Path, stack: ExitStack) -> Stage:
+    made = Stage("hash:sha256?name=it")
+    digest = f"{hashlib.sha256(DATA).hexdigest()}  it"
+    # all that can be seen of the bytes is whether these were they
+    made.got = lambda: DATA if made.waiter.answers == [digest] else b"others"
+    return made
+
+
 @pytest.fixture
 def stack() -> Iterator[ExitStack]:
     with ExitStack() as made:

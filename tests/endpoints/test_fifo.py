@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import signal
 import threading
@@ -149,3 +150,74 @@ def test_what_is_no_fifo_is_refused(tmp_path: Path) -> None:
         with pytest.raises(TransferError, match="none: open: No such file or directory"):
             act(f"pipe:{tmp_path}/none")
     assert (tmp_path / "file").read_bytes() == b"data"
+
+
+# Pipes by the names that a shell makes of >(COMMAND)
+
+
+def at(fd: int) -> str:
+    """Return the path that leads to an fd of this process."""
+    return f"/dev/fd/{fd}"
+
+
+@pytest.mark.parametrize("form", ["pipe:{}", "{}", "file:{}"])
+def test_a_pipe_by_the_number_of_its_fd(form: str) -> None:
+    reader, writer = os.pipe()
+    try:
+        with sink(form.format(at(writer))) as end:
+            write_all(end, b"data")
+        assert os.read(reader, 9) == b"data"
+        os.write(writer, b"more")
+        with source(form.format(at(reader))) as end:
+            assert os.read(end.fd, 9) == b"more"
+    finally:
+        os.close(reader)
+        os.close(writer)
+
+
+@pytest.mark.parametrize("form", ["pipe:{}", "{}", "file:{}"])
+def test_a_pipe_without_a_name_whose_reader_has_gone_is_not_waited_for(form: str) -> None:
+    """Nobody else could ever open it: that it has no reader is for good.
+
+    The kernel opens it all the same, and tells at the first write (fifo_open, Linux 3.10).
+    """
+    reader, writer = os.pipe()
+    os.close(reader)
+    waiter = Meeting()
+    text = form.format(at(writer))
+    try:
+        with (
+            pytest.raises((TransferError, BrokenPipeError)) as raised,
+            sink(text, waiter) as end,
+        ):
+            os.write(end.fd, b"data")
+    finally:
+        os.close(writer)
+    assert getattr(raised.value, "errno", None) == errno.EPIPE
+    assert waiter.acts == []
+
+
+def test_a_fifo_with_a_name_is_waited_for_also_by_the_number_of_an_fd(fifo: Path) -> None:
+    """Somebody may open it by its name."""
+    writer = os.open(fifo, os.O_RDWR)
+    os.close(writer)
+    reader = os.open(fifo, os.O_RDONLY | os.O_NONBLOCK)
+    writer = os.open(fifo, os.O_WRONLY)
+    os.close(reader)
+    opened: list[int] = []
+    waiter = Meeting(lambda: open_other(fifo, os.O_RDONLY, opened))
+    try:
+        with sink(f"pipe:{at(writer)}", waiter) as end:
+            write_all(end, b"data")
+        assert waiter.acts == ["wait for a reader"]
+        assert os.read(opened[0], 9) == b"data"
+    finally:
+        for fd in (*opened, writer):
+            os.close(fd)
+
+
+def test_a_symbolic_link_to_a_fifo_is_waited_for(fifo: Path) -> None:
+    link = fifo.with_name("link")
+    link.symlink_to(fifo)
+    with pytest.raises(StalledError, match="link: wait for a reader"):
+        sink(f"pipe:{link}", Meeting(patience=0.05))

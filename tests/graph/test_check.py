@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 
 from zpipe.graph.check import check
 from zpipe.graph.model import Edge, Endpoint, Graph, Node, Wishes
+from zpipe.graph.policy import Policy
 
 
 def graph(*edges: str | Edge, nodes: str | None = None) -> Graph:
@@ -26,6 +27,11 @@ def graph(*edges: str | Edge, nodes: str | None = None) -> Graph:
         graph("ab"),
         graph("ab", "cd"),
         graph("ab", "bc", "cd"),
+        graph("ab", "ac"),
+        graph("ac", "bc"),
+        graph("ac", "ad", "bc", "bd"),
+        graph(Edge("a", "c", policy=Policy(when_full="detach")), "ad"),
+        graph(Edge("a", "c", Wishes(offset=1)), "bc"),
         graph(Edge("a", "b", Wishes(via="splice", without=frozenset({"sendfile"})))),
         graph(Edge("a", "b", Wishes(append=True))),
         graph(Edge("a", "b", Wishes(inplace=True))),
@@ -47,8 +53,26 @@ def test_a_sound_graph_has_no_problems(sound: Graph) -> None:
         (graph("ab", nodes="aab"), ["a: two nodes have this name"]),
         (graph("ab", nodes="a"), ["a -> b: no node is named b"]),
         (graph("ab", nodes="b"), ["a -> b: no node is named a"]),
-        (graph("ab", "ac"), ["a: is read by 2 edges; each byte can be read once"]),
-        (graph("ac", "bc"), ["c: is written by 2 edges, which would mix their bytes"]),
+        (graph("ab", "ab"), ["a -> b: joined 2 times"]),
+        (
+            graph("ac", "ad", "bc"),
+            ["c: is written by a and b, which do not have all of their sinks in common"],
+        ),
+        (
+            graph("ac", "ad", "bd", "bc"),  # each byte is read once, but in which order?
+            [
+                f"{name}: is written by a and b, which do not have all of their sinks in common"
+                for name in "cd"
+            ],
+        ),
+        (
+            graph(Edge("a", "b", Wishes(length=1)), Edge("a", "c", Wishes(length=2))),
+            ["a: its edges want different things of one reading"],
+        ),
+        (
+            graph(Edge("a", "c", policy=Policy(when_full="detach")), "bc"),
+            ["c: its edges want it to be treated in different ways"],
+        ),
         (graph("aa"), ["a: is source and sink of one edge"]),
         (graph("ab", "ba"), ["a -> b -> a: bytes would go round in a circle"]),
         (graph("ab", "bc", "ca"), ["a -> b -> c -> a: bytes would go round in a circle"]),
@@ -68,8 +92,8 @@ def test_each_problem_is_told_in_one_line(wrong: Graph, problems: list[str]) -> 
 
 def test_all_problems_are_found_at_once() -> None:
     wishes = Wishes(append=True, inplace=True, via="plain", without=frozenset({"plain"}))
-    edges = ("ab", "bc", "ca", "ad", "xy", Edge("e", "e"), Edge("f", "g", wishes))
-    problems = check(graph(*edges, nodes="abcdefghh"))
+    edges = ("ab", "bc", "ca", "ad", "id", "xy", Edge("e", "e"), Edge("f", "g", wishes))
+    problems = check(graph(*edges, nodes="abcdefghhi"))
     assert problems == [
         "h: two nodes have this name",
         "x -> y: no node is named x",
@@ -77,7 +101,7 @@ def test_all_problems_are_found_at_once() -> None:
         "e: is source and sink of one edge",
         "f -> g: plain is both asked for and forbidden",
         "g: to append and to overwrite in place exclude each other",
-        "a: is read by 2 edges; each byte can be read once",
+        "d: is written by a and i, which do not have all of their sinks in common",
         "h: no edge reads or writes it",
         "a -> b -> c -> a: bytes would go round in a circle",
     ]

@@ -67,12 +67,12 @@ def test_a_wish_beyond_what_the_kernel_counts_is_not_cut_to_its_low_bits(
 
     def check() -> None:
         with closing(Pipe(wish)) as pipe:
-            assert pipe.capacity == 16 * PAGE
+            assert pipe.capacity == CAPACITY
 
     as_stranger(tmp_path, check)
 
 
-def test_above_pipe_max_size_a_user_keeps_the_default(tmp_path: Path) -> None:
+def test_above_pipe_max_size_a_user_gets_the_usual_bound(tmp_path: Path) -> None:
     most = int(LIMIT.read_text())
 
     def check() -> None:
@@ -82,7 +82,7 @@ def test_above_pipe_max_size_a_user_keeps_the_default(tmp_path: Path) -> None:
                 set_capacity(pipe.writer, 2 * most)
             assert get_capacity(pipe.writer) == most
         with closing(Pipe(2 * most)) as pipe:
-            assert pipe.capacity == 16 * PAGE
+            assert pipe.capacity == CAPACITY
 
     as_stranger(tmp_path, check)
 

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import os
-import sys
 
+from zpipe.commands.speaking import encoded, show, tell
 from zpipe.engine.feedback import Feedback
 from zpipe.engine.run import run
 from zpipe.engine.stop import Signals
@@ -45,14 +45,16 @@ class Console(Feedback):
         self._display = _display(shown)
         if self._display is not None:
             self.interval = shown.interval or self._display.interval
+        self._past = 0  # bytes of the sources that were read before the one at hand
+        self._hop: HopReport | None = None
 
     def said(self, text: str) -> None:
         self._clear()
-        _show(f"zpipe: {text}")
+        tell(text)
 
     def answered(self, text: str) -> None:
         self._clear()
-        _show(text)
+        show(text)
 
     def failed(self, error: ZpipeError) -> None:
         for line in error.args:
@@ -64,27 +66,29 @@ class Console(Feedback):
 
     def progress(self, hop: HopReport) -> None:
         if self._display is not None:
-            self._display.show(hop)
+            self._display.show(hop, self._past)
 
     def status(self, hop: HopReport) -> None:
         from zpipe.commands.progress import status_line
 
-        self.said(status_line(hop))
+        expected = self._shown.size if self._shown.size is not None else hop.expected
+        self.said(status_line(hop, name=self._shown.name, past=self._past, expected=expected))
 
     def began(self, hop: HopReport) -> None:
-        if self._display is not None:
-            self._display.begin(hop)
+        if self._hop is not None:
+            self._past += self._hop.moved
+        self._hop = hop
         if self._shown.explain:
             from zpipe.commands.explain import planned
 
-            _show(planned(hop.source, hop.sink, hop.plan))
+            show(planned(hop.source, hop.sink, hop.plan))
 
-    def closed(self, report: Report) -> None:
+    def stopped(self, report: Report) -> None:
         self._clear()
         if self._shown.explain:
             from zpipe.commands.explain import happened
 
-            _show(happened(report))
+            show(happened(report))
 
     def close(self) -> None:
         """Leave the terminal as it was found."""
@@ -188,33 +192,14 @@ def carry(make: Callable[[], Graph], shown: Shown) -> None:
             console.close()
 
 
-def _show(text: str) -> None:
-    """Write a line to stderr; where it is closed or nobody reads it, the bytes go on all the same.
-
-    Not by print: without sys.stderr that would write to standard output, which is data.
-    """
-    try:
-        os.write(2, _encoded(text))
-    except OSError:
-        pass
-
-
 def _print_plan(text: str) -> None:
     """Write to standard output. Raises: TransferError, ConsumerGone  it took nothing."""
     try:
-        os.write(1, _encoded(text))
+        os.write(1, encoded(text))
     except BrokenPipeError:
         raise ConsumerGone("standard output: write: nobody reads it") from None
     except OSError as error:
         raise open_failed("standard output", "write", error) from error
-
-
-def _encoded(text: str) -> bytes:
-    """Return a line with names as the bytes that they are, in a locale that may lack our arrows."""
-    try:
-        return os.fsencode(text + "\n")
-    except UnicodeEncodeError:
-        return (text + "\n").encode(sys.getfilesystemencoding(), "backslashreplace")
 
 
 def _display(shown: Shown) -> Display | None:
@@ -231,5 +216,5 @@ def _display(shown: Shown) -> Display | None:
     from zpipe.commands.progress import Lines, Progress
 
     if not draws:
-        return Lines(_show, name=shown.name, size=shown.size)
+        return Lines(tell, name=shown.name, size=shown.size)
     return Progress(at_once=shown.progress == "always", name=shown.name, size=shown.size)

@@ -58,14 +58,16 @@ _CHANGES = {
 @click.option(
     "--buffer",
     type=SIZE,
-    help="Take in so much ahead of the output: in pipes, beyond 3M in a file without a name.",
+    help="Read ahead of the output by so much: in pipes, beyond 3M in an unnamed file in TMPDIR"
+    " or /var/tmp.",
 )
 @click.option(
     "--hash",
     "hashes",
     multiple=True,
     metavar="ALG",
-    help="Print the digest of what passes (sha256, md5, blake2b, ...); repeatable.",
+    help="Print the digest of what passes on standard error: sha256, md5, blake2b, ...;"
+    " repeatable.",
 )
 @click.option("--hash-file", metavar="FILE", help="Write the digest there instead.")
 @moving((*MOVERS, "tee"))
@@ -81,6 +83,8 @@ def cat_command(sources: tuple[str, ...], **options: Any) -> None:
     no_contradiction(options)
     if options["hash_file"] is not None and len(options["hashes"]) != 1:
         raise UsageError("cat: --hash-file: give one --hash for it")
+    if options["hash_file"] == "-":
+        raise UsageError("cat: --hash-file -: standard output carries the bytes: give a file")
     wishes = Wishes(
         length=options["count"],
         stable=options["stable"],

@@ -9,6 +9,7 @@ import click
 from zpipe.commands.carrying import carry
 from zpipe.commands.options import (
     SIZE,
+    heeded,
     moving,
     no_contradiction,
     policies,
@@ -80,7 +81,10 @@ def copy_command(operands: tuple[str, ...], to: tuple[str, ...], **options: Any)
         stall_timeout=options["stall_timeout"],
         pipe_size=options["pipe_size"],
     )
-    carry(lambda: fan_out(src, sinks, wishes, policy), shown_of(options))
+    carry(
+        lambda: heeded(fan_out(src, sinks, wishes, policy), options),
+        shown_of(options),
+    )
 
 
 def _sides(operands: tuple[str, ...], to: tuple[str, ...]) -> tuple[str, tuple[str, ...]]:

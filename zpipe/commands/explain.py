@@ -58,6 +58,7 @@ def foreseen(graph: Graph) -> str:
     from zpipe.errors import UsageError
     from zpipe.graph.check import check
     from zpipe.plan.choice import choose
+    from zpipe.plan.fan import choose_fan, needs_fan
 
     problems = check(graph)
     if problems:
@@ -78,12 +79,11 @@ def foreseen(graph: Graph) -> str:
                         f"{to.endpoint.text}: is the source itself:"
                         " a file cannot be copied onto itself"
                     )
-            if len(sinks) == 1:
-                plan = choose(source, sinks[0], wishes)
-            else:
-                from zpipe.plan.fan import choose_fan
-
+            parts = any("split_size" in to.endpoint.options for to in stream.sinks)
+            if needs_fan(stream.policies, parts=parts):
                 plan = choose_fan(source, sinks, wishes)
+            else:
+                plan = choose(source, sinks[0], wishes)
             for to in stream.sinks:
                 labels[node.id, to.id] = plan.first.name
             more = planned(node.endpoint.text, "", plan).splitlines()[1:]
@@ -112,7 +112,8 @@ def _hop(hop: HopReport, *, several: bool) -> list[str]:
     lines += _rows(
         "outcome",
         [
-            f"{f'{hop.source}: ' if several else ''}{hop.mover} reached the end:"
+            f"{f'{hop.source}: ' if several else ''}{hop.mover}"
+            f" {'reached the end:' if hop.complete else 'did not reach the end: moved'}"
             f" {size} in {format_duration(hop.seconds)}{rate}"
         ],
     )
@@ -124,7 +125,7 @@ def _hop(hop: HopReport, *, several: bool) -> list[str]:
     calls = ", ".join(f"{name} {count}" for name, count in hop.calls.most_common())
     noun = "system call" if total == 1 else "system calls"
     lines += _rows("calls", [f"{total} {noun}{per_mib}: {calls}"] if total else [])
-    if len(hop.outlets) > 1:
+    if len(hop.outlets) > 1 or any(outlet.policy != "block" for outlet in hop.outlets):
         lines += _rows("outputs", [_output(outlet) for outlet in hop.outlets])
     waits = [f"{format_duration(span)} for the {name}" for name, span in hop.waited.items()]
     lines += _rows("waited", [", ".join(waits)] if waits else [])

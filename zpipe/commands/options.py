@@ -8,14 +8,23 @@ import click
 
 from zpipe.commands.carrying import Shown
 from zpipe.errors import UsageError
-from zpipe.graph.policy import SPILL_THEN, WHEN_FULL, Policy
+from zpipe.graph.policy import NEEDS, SPILL_THEN, WHEN_FULL, Policy, has_effect
 from zpipe.units import parse_duration, parse_rate, parse_size
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
 
+    from zpipe.graph.model import Graph
+
 F = TypeVar("F", bound="Callable[..., Any]")
+
+
+def parse_fd(text: str) -> int:
+    """Return the number of an fd. Raises: UsageError  it is none."""
+    if not (text.isascii() and text.isdigit() and len(text) < 10):
+        raise UsageError(f"{text}: not an fd: give a number from 0")
+    return int(text)
 
 
 class Quantity(click.ParamType):  # type: ignore[type-arg,unused-ignore]
@@ -38,6 +47,7 @@ class Quantity(click.ParamType):  # type: ignore[type-arg,unused-ignore]
 SIZE = Quantity("size", parse_size)
 RATE = Quantity("rate", parse_rate)
 DURATION = Quantity("time", parse_duration)
+FD = Quantity("fd", parse_fd)
 
 
 def _all(*options: Callable[[F], F]) -> Callable[[F], F]:
@@ -55,10 +65,16 @@ def moving(movers: Iterable[str]) -> Callable[[F], F]:
     """How bytes move: the same for every command that moves them."""
     names = tuple(movers)
     return _all(
-        click.option("--via", type=click.Choice(names), help="Move by this mover, or fail."),
+        click.option(
+            "--via",
+            type=click.Choice(names),
+            metavar="MOVER",
+            help=f"Move by this mover, or fail: {', '.join(names)}.",
+        ),
         click.option(
             "--no-via",
             type=click.Choice(names),
+            metavar="MOVER",
             multiple=True,
             help="Never by this one; repeatable.",
         ),
@@ -79,24 +95,22 @@ def policies() -> Callable[[F], F]:
             type=click.Choice(WHEN_FULL),
             default="block",
             show_default=True,
-            help="When an output takes no more: the others wait, it is dropped, or a file takes"
-            " what it does not.",
+            help="When an output, standard output too, takes no more: the others wait (block),"
+            " it is dropped (detach), or a file takes its bytes (spill).",
         ),
         click.option(
             "--detach-after",
             type=DURATION,
-            help="Drop an output that takes nothing for so long (5s).",
+            help="With detach: drop an output that takes nothing for so long (5s).",
         ),
-        click.option("--spill-max", type=SIZE, help="Spill so much for an output (1G)."),
+        click.option("--spill-max", type=SIZE, help="Spill at most so much for each output (1G)."),
         click.option(
             "--spill-dir", metavar="DIR", help="Spill to files in DIR (TMPDIR, or /var/tmp)."
         ),
         click.option(
             "--spill-then",
             type=click.Choice(SPILL_THEN),
-            default="block",
-            show_default=True,
-            help="When that is full too.",
+            help="When so much is spilled already (block).",
         ),
     )
 
@@ -109,7 +123,7 @@ def showing() -> Callable[[F], F]:
             "--dry-run", is_flag=True, help="Show the plan; open, connect and create nothing."
         ),
         click.option("--json", is_flag=True, help="Report in JSON Lines on standard error."),
-        click.option("--json-fd", type=click.IntRange(0), metavar="N", help="JSON Lines on fd N."),
+        click.option("--json-fd", type=FD, metavar="N", help="JSON Lines on fd N."),
         click.option(
             "--progress",
             type=click.Choice(("auto", "always", "never")),
@@ -134,20 +148,28 @@ def shown_of(options: dict[str, Any]) -> Shown:
 
 
 def policy_of(options: dict[str, Any], **more: Any) -> Policy:
-    """Return the policy for all outputs. Raises: UsageError  an option has no effect."""
-    spills = options["when_full"] == "spill"
-    for name in ("spill_max", "spill_dir"):
-        if options[name] is not None and not spills:
-            raise UsageError(f"--{name.replace('_', '-')}: is for --when-full spill")
+    """Return the policy for all outputs that have none of their own."""
     default = Policy()
     return Policy(
         when_full=options["when_full"],
         detach_after=options["detach_after"] or default.detach_after,
         spill_max=default.spill_max if options["spill_max"] is None else options["spill_max"],
         spill_dir=options["spill_dir"],
-        spill_then=options["spill_then"],
+        spill_then=options["spill_then"] or default.spill_then,
         **more,
     )
+
+
+def heeded(graph: Graph, options: dict[str, Any]) -> Graph:
+    """Return the graph, in which every option for outputs means something for one of them.
+
+    Raises: UsageError  an option has no effect.
+    """
+    for option, why in NEEDS.items():
+        given = options[option] is not None
+        if given and not any(has_effect(option, edge.policy) for edge in graph.edges):
+            raise UsageError(f"--{option.replace('_', '-')}: has no effect: {why}")
+    return graph
 
 
 def no_contradiction(options: dict[str, Any]) -> None:

@@ -68,8 +68,10 @@ def cat_graph(
         spill = max(0, buffer - 3 * pipe)
         policy = replace(policy, when_full="spill", spill_max=spill)
     sinks = [(_STANDARD, policy)]
+    whole = len(ends) == 1 and ends[0].kind == "file" and wishes.length is None
     for algorithm in hashes:
-        options = {"name": ends[0].address if len(ends) == 1 and ends[0].kind == "file" else "-"}
+        # a part of a file is not what its name stands for
+        options = {"name": ends[0].address if whole and not ends[0].options else "-"}
         if hash_file is not None:
             options["file"] = hash_file
         sinks.append((_digest(algorithm, options), Policy(on_error="stop")))
@@ -79,7 +81,7 @@ def cat_graph(
 def _digest(algorithm: str, options: dict[str, str]) -> Endpoint:
     from zpipe.endpoints import kind_of
 
-    end = Endpoint(f"hash:{algorithm}", "hash", algorithm, options)
+    end = Endpoint(f"--hash {algorithm}", "hash", algorithm, options)
     kind_of("hash").check(end, sink=True)
     return end
 
@@ -90,6 +92,7 @@ def tee_policy(mode: str = TEE_DEFAULT) -> Policy:
     return Policy(
         on_error="stop" if errors.exits else "drop",
         may_leave=not errors.pipes_count,
+        sigpipe=False,
     )
 
 

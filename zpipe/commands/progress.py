@@ -31,28 +31,20 @@ class Display(ABC):
     def __init__(self, *, name: str | None = None, size: int | None = None):
         self._name = name
         self._size = size
-        self._past = 0
-        self._hop: HopReport | None = None
-
-    def begin(self, hop: HopReport) -> None:
-        """A hop follows those that were shown so far."""
-        if self._hop is not None:
-            self._past += self._hop.moved
-        self._hop = hop
 
     @abstractmethod
-    def show(self, hop: HopReport) -> None:
-        """Tell the state of a hop."""
+    def show(self, hop: HopReport, past: int = 0) -> None:
+        """Tell the state of a hop, before which `past` bytes of other sources have moved."""
 
     @abstractmethod
     def close(self) -> None:
         """Take away what would be in the way of the next line."""
 
-    def _expected(self, hop: HopReport) -> int | None:
+    def _expected(self, hop: HopReport, past: int) -> int | None:
         """Return the bytes of the whole run, as far as they are known."""
         if self._size is not None:
             return self._size
-        return hop.expected if not self._past else None
+        return hop.expected if not past else None
 
 
 class Progress(Display):
@@ -68,14 +60,14 @@ class Progress(Display):
         self._display: RichProgress | None = None
         self._tasks: list[TaskID] = []
 
-    def show(self, hop: HopReport) -> None:
+    def show(self, hop: HopReport, past: int = 0) -> None:
         """Draw the state of a hop; loads the library on first use."""
         if time.monotonic() < self._from:
             return
         if self._display is None:
             self._display = self._start(several=len(hop.outlets) > 1)
-        total = self._expected(hop)
-        for place, (name, state) in enumerate(self._rows(hop)):
+        total = self._expected(hop, past)
+        for place, (name, state) in enumerate(self._rows(hop, past)):
             if place == len(self._tasks):
                 self._tasks.append(self._display.add_task(name, total=total, **state))
             self._display.update(self._tasks[place], description=name, total=total, **state)
@@ -88,7 +80,7 @@ class Progress(Display):
         self._display = None
         self._tasks = []
 
-    def _rows(self, hop: HopReport) -> list[tuple[str, dict[str, Any]]]:
+    def _rows(self, hop: HopReport, past: int) -> list[tuple[str, dict[str, Any]]]:
         """Return name and state of what has a line of its own: each output, or the hop."""
         if len(hop.outlets) > 1:
             return [
@@ -102,7 +94,7 @@ class Progress(Display):
                 )
                 for outlet in hop.outlets
             ]
-        moved = self._past + hop.moved
+        moved = past + hop.moved
         average = hop.moved / hop.seconds if hop.seconds else 0
         name = self._name or f"{hop.source} -> {hop.sink}"
         return [(name, {"completed": moved, "how": hop.mover, "average": average})]
@@ -163,9 +155,9 @@ class Lines(Display):
         super().__init__(name=name, size=size)
         self._say = say
 
-    def show(self, hop: HopReport) -> None:
-        line = status_line(hop, name=self._name, past=self._past, expected=self._expected(hop) or 0)
-        self._say(f"zpipe: {line}")
+    def show(self, hop: HopReport, past: int = 0) -> None:
+        expected = self._expected(hop, past) or 0
+        self._say(status_line(hop, name=self._name, past=past, expected=expected))
 
     def close(self) -> None:
         """Leave the lines where they are."""

@@ -112,7 +112,7 @@ class Records(Feedback):
             text=str(error),
             exit=error.exit_code,
             errno=error.errno if isinstance(error, TransferError) else None,
-            bytes=error.delivered if isinstance(error, TransferError) else None,
+            bytes=error.delivered,
             signal=error.signum if isinstance(error, Interrupted) else None,
             outputs=self._outputs,
         )

@@ -26,13 +26,16 @@ class Stats(Feedback):
         self._say = say
         self._past = 0  # moved by the hops before the one at hand
         self._hop: HopReport | None = None
-        self._then = time.monotonic()
+        self._began = self._then = time.monotonic()
         self._mark = 0
         self._rates: list[float] = []
 
     def began(self, hop: HopReport) -> None:
         if self._hop is not None:
             self._past += self._hop.moved
+        else:
+            # loading what carries the bytes is not their time
+            self._began = self._then = time.monotonic()
         self._hop = hop
 
     def progress(self, hop: HopReport) -> None:
@@ -45,12 +48,11 @@ class Stats(Feedback):
         self._then, self._mark = now, total
 
     def stopped(self, report: Report) -> None:
-        self._say(summary(report, self._rates))
+        self._say(summary(report, self._rates, time.monotonic() - self._began))
 
 
-def summary(report: Report, rates: list[float]) -> str:
+def summary(report: Report, rates: list[float], seconds: float) -> str:
     """Return the line; `rates` in bytes per second, of each window."""
-    seconds = report.resources.seconds
     moved = report.moved
     size = f"{moved} bytes" + (f" ({format_size(moved)})" if moved >= 1024 else "")
     mean = moved / seconds if seconds else 0.0

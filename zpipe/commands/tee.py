@@ -10,6 +10,7 @@ import click
 from zpipe.commands.carrying import carry
 from zpipe.commands.options import (
     SIZE,
+    heeded,
     moving,
     no_contradiction,
     policies,
@@ -25,8 +26,8 @@ from zpipe.movers import MOVERS
 EXAMPLES = """\b
 Examples:
   make 2>&1 | zpipe tee build.log
-  producer | zpipe tee copy.bin >(sha256sum) tcp://mirror:9000 | consumer
-  producer | zpipe tee --when-full detach 'unix:/run/tap?detach_after=500ms' | consumer
+  producer | zpipe tee copy.bin >(sha256sum >sum) tcp://mirror:9000 | consumer
+  producer | zpipe tee 'unix:/run/tap?when_full=detach&detach_after=500ms' | consumer
   producer | zpipe tee --no-stdout --split-size 1G 'part-%04d.bin'
 """
 
@@ -62,8 +63,9 @@ class Tee(click.Command):
 @click.option(
     "--output-error",
     type=click.Choice(tuple(OUTPUT_ERRORS)),
-    help="When an output fails: tell and go on, or exit; nopipe: pipes that nobody reads do not"
-    " count.",
+    metavar="MODE",
+    help="When an output fails: tell of it and go on (warn), or end (exit); warn-nopipe and"
+    " exit-nopipe: a pipe whose reader has gone is no failure.",
 )
 @click.option("--no-stdout", is_flag=True, help="Leave standard output alone.")
 @click.option(
@@ -79,7 +81,7 @@ def tee_command(outs: tuple[str, ...], **options: Any) -> None:
     if options["pipes"] and mode not in (None, TEE_DEFAULT):
         raise UsageError(f"tee: -p and --output-error={mode} exclude each other")
     basis = tee_policy(mode or TEE_DEFAULT)
-    policy = policy_of(options, on_error=basis.on_error, may_leave=basis.may_leave)
+    policy = policy_of(options, on_error=basis.on_error, may_leave=basis.may_leave, sigpipe=False)
     if options["ignore_interrupts"]:
         signal.signal(signal.SIGINT, signal.SIG_IGN)
     wishes = Wishes(
@@ -94,12 +96,15 @@ def tee_command(outs: tuple[str, ...], **options: Any) -> None:
         pipe_size=options["pipe_size"],
     )
     carry(
-        lambda: tee_graph(
-            outs,
-            wishes,
-            policy,
-            standard_output=not options["no_stdout"],
-            split_size=options["split_size"],
+        lambda: heeded(
+            tee_graph(
+                outs,
+                wishes,
+                policy,
+                standard_output=not options["no_stdout"],
+                split_size=options["split_size"],
+            ),
+            options,
         ),
         shown_of(options),
     )

@@ -82,6 +82,7 @@ class End:
         self.limit = limit
         self.notes: list[str] = []
         self.quiet_pipe = False  # EPIPE ends the process as it ends cat: standard output
+        self.keeps_open = False  # a socket that others may go on with: it is not shut down
         self.provisional = False  # what it took is thrown away unless it is finished
         self.waits_for_child = False  # `finish` has something to say also of an end that was cut
         self.room: int | None = None  # bytes until `turn` must be called; None: it never is

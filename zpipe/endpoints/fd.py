@@ -41,7 +41,7 @@ class InheritedEnd(End):
                 os.fsync(self.fd)
             except OSError as error:
                 raise open_failed(self.name, "fsync", error) from error
-        if self.facts.is_socket and self.facts.writable and self.sends:
+        if self.facts.is_socket and self.sends and not self.keeps_open:
             from zpipe.endpoints import sockets
 
             sockets.deliver(self.fd, self.name, waiter)

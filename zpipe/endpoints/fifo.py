@@ -49,8 +49,7 @@ def open_source(path: str, name: str, opening: Opening, offset: int = 0) -> End:
 def open_sink(path: str, name: str, opening: Opening, offset: int = 0) -> End:
     """Open a FIFO for writing once it has a reader.
 
-    Raises: TransferError  it cannot be opened, or an offset is asked of a stream; EPIPE: it has
-                           no name, and its reader has gone.
+    Raises: TransferError  it cannot be opened, or an offset is asked of a stream.
             StalledError   no reader came within the stall timeout.
     """
     if offset:
@@ -64,22 +63,11 @@ def open_sink(path: str, name: str, opening: Opening, offset: int = 0) -> End:
         except OSError as error:
             if error.errno != errno.ENXIO:
                 raise open_failed(name, "open", error) from error
-            if _is_anonymous(path):
-                # >(COMMAND) in a shell: its one reader has ended already
-                raise open_failed(name, "open", OSError(errno.EPIPE, "")) from error
         if until is not None and time.monotonic() >= until:
             raise StalledError(f"{name}: wait for a reader: stalled for {waiter.patience:g} s")
         waiter.pause(_GLANCE, name, "wait for a reader")
     pipes.grow(fd)
     return End(fd, name, gather(fd))
-
-
-def _is_anonymous(path: str) -> bool:
-    """Tell whether a path leads to a pipe without a name, which nobody can open a second time."""
-    try:
-        return os.path.realpath(path).startswith("/proc/")
-    except OSError:
-        return False
 
 
 class Fifo(EndpointKind):

@@ -10,17 +10,17 @@ import hashlib
 import os
 import threading
 
+from zpipe.endpoints import kind_of
 from zpipe.endpoints.contract import End, EndpointKind, Opening, refuse_offset
 from zpipe.endpoints.gather import gather
-from zpipe.endpoints.replace import Replacement
 from zpipe.errors import TransferError, UsageError, open_failed
 from zpipe.facts import FdFacts
+from zpipe.graph.model import Endpoint
 from zpipe.kernel import pipes
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from zpipe.endpoints.contract import Waiter
-    from zpipe.graph.model import Endpoint
 
 BUFFER = 256 * 1024
 
@@ -36,6 +36,7 @@ class HashEnd(End):
         pipe = pipes.Pipe()
         os.set_blocking(pipe.reader, True)
         super().__init__(pipe.writer, endpoint.text, gather(pipe.writer))
+        self.provisional = True  # of half the bytes it would be a lie
         self._thread = threading.Thread(target=self._read, args=(pipe.reader,), daemon=True)
         try:
             self._thread.start()
@@ -46,22 +47,21 @@ class HashEnd(End):
 
     def finish(self, waiter: Waiter, *, complete: bool = True) -> None:
         self.close()
-        line = f"{self._digest.hexdigest()}  {self._label}"
+        line = _line(self._digest.hexdigest(), self._label)
         self.notes.append(f"{self._algorithm} {self._digest.hexdigest()}")
         if self._target is None:
             waiter.answer(line)
             return
-        target = Replacement(self._target)
-        try:
+        place = Endpoint(self._target, "file", self._target)
+        with kind_of("file").open_sink(place, Opening(waiter)) as target:
             target.prepare()
             rest = memoryview(os.fsencode(line + "\n"))
-            while rest:
-                rest = rest[os.write(target.fd, rest) :]
-            target.commit()
-        except OSError as error:
-            raise open_failed(self._target, "write", error) from error
-        finally:
-            target.discard()
+            try:
+                while rest:
+                    rest = rest[os.write(target.fd, rest) :]
+            except OSError as error:
+                raise open_failed(self._target, "write", error) from error
+            target.finish(waiter)
 
     def close(self) -> None:
         super().close()
@@ -74,6 +74,14 @@ class HashEnd(End):
         while got := os.readv(reader, [buffer]):
             self._digest.update(view[:got])
         os.close(reader)
+
+
+def _line(digest: str, name: str) -> str:
+    """Return the line that sha256sum writes: a name that would break it is escaped."""
+    plain = name
+    for character, escape in (("\\", "\\\\"), ("\n", "\\n"), ("\r", "\\r")):
+        name = name.replace(character, escape)
+    return f"{'' if name == plain else chr(92)}{digest}  {name}"
 
 
 class Hash(EndpointKind):

@@ -27,6 +27,8 @@ class Standard(EndpointKind):
     def open_sink(self, endpoint: Endpoint, opening: Opening) -> End:
         end = open_inherited(1, STANDARD_OUTPUT, opening, sink=True)
         end.quiet_pipe = True
+        # whoever shares it may have more to say: a script's next command
+        end.keeps_open = True
         return end
 
     def preview(self, endpoint: Endpoint, *, sink: bool) -> FdFacts:

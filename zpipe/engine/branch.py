@@ -61,6 +61,7 @@ class Branch:
         self.handed = 0
         self._stuck_since: float | None = None
         self._stuck_at = -1
+        self._input_ended = False
         self._waiter = waiter
         out = stage.outlet if stage is not None else inlet
         self._reader = out.reader if out is not None else -1
@@ -117,6 +118,7 @@ class Branch:
 
     def end_input(self) -> None:
         """Nothing more will come. The branch is ready."""
+        self._input_ended = True
         if self.stage is not None:
             self.stage.inlet.close_writer()
 
@@ -180,8 +182,8 @@ class Branch:
         return spills or policy.when_full == "detach"
 
     def deadline(self, now: float) -> float | None:
-        """Return when patience with this sink ends; None: it has taken all that there was."""
-        if self.caught_up and (self.stage is None or self.stage.done):
+        """Return when patience with this sink ends; None: nobody waits for it."""
+        if self.caught_up and (not self._input_ended or self.finished):
             self._stuck_since = None
             return None
         if self._stuck_since is None or self.progress != self._stuck_at:
@@ -329,9 +331,8 @@ class WorkerBranch(Branch):
         self._filled += 1
 
     def end_input(self) -> None:
-        if self.stage is not None:
-            super().end_input()
-        else:
+        super().end_input()
+        if self.stage is None:
             self.work()
             self._rounds.put(0)
 

@@ -39,6 +39,7 @@ if TYPE_CHECKING:
     from zpipe.endpoints.contract import End
     from zpipe.engine.branch import Branch
     from zpipe.engine.feedback import Feedback
+    from zpipe.engine.limiter import Limiter
     from zpipe.engine.report import OutletReport
     from zpipe.engine.stop import Stop
     from zpipe.engine.waiting import EngineWaiter
@@ -88,7 +89,7 @@ class Fan:
         self._wake = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
         self._intake: Intake | None = None  # the last one, also when it is over
         self._interrupted: Interrupted | None = None
-        self._began = self._ticked = self._moved_at = time.monotonic()
+        self._began = self._moved_at = time.monotonic()
         self._marks = -1  # what had moved by `_moved_at`
 
     @property
@@ -98,7 +99,9 @@ class Fan:
 
     # A source
 
-    def hop(self, source: End, wishes: Wishes, lease: Lease | None) -> FanHop:
+    def hop(
+        self, source: End, wishes: Wishes, lease: Lease | None, limiter: Limiter | None
+    ) -> FanHop:
         """Return the hop from an open source, planned; nothing has moved.
 
         Raises: UsageError     the way asked for cannot serve.
@@ -106,7 +109,9 @@ class Fan:
         """
         plan = choose_fan(source.facts, [end.facts for end, _, _ in self._sinks], wishes)
         names = ", ".join(end.name for end, _, _ in self._sinks)
-        intake = Intake(source, names, wishes, plan, feedback=self._feedback, lease=lease)
+        intake = Intake(
+            source, names, wishes, plan, feedback=self._feedback, lease=lease, limiter=limiter
+        )
         if not self._branches:
             self._make_branches(wishes)
         return FanHop(self, intake)
@@ -118,13 +123,13 @@ class Fan:
                 SourceChanged, StalledError, ConsumerGone, Interrupted.
         """
         self._intake = intake
-        self._began = self._ticked = time.monotonic()
+        self._began = time.monotonic()
         self._waiter.tick = self._tick
         for branch in self._branches:
             facts, source = branch.end.facts, intake.source.facts
             branch.pump.cuts = facts.keeps_boundaries and not source.keeps_boundaries
         intake.begin(self._pipe, rounds_of_copies(self._branches))
-        if self._no_pipes is not None and intake.report.plan.first.name == "tee":
+        if self._no_pipes is not None and intake.report.plan.first.name != "plain":
             tell_no_pipes(intake, self._no_pipes, self._feedback)
         try:
             try:
@@ -143,7 +148,7 @@ class Fan:
 
     def _make_branches(self, wishes: Wishes) -> None:
         made: list[Pipe] = []
-        if wishes.via != "plain" and "tee" not in wishes.without:
+        if wishes.via != "plain" and not {"tee", "splice"} & wishes.without:
             try:
                 count = sum(inlets_of(end, policy) for end, policy, _ in self._sinks)
                 made = make_pipes(count + 1, wishes.pipe_size)
@@ -193,6 +198,7 @@ class Fan:
                 continue  # it is not complete: nothing is put in place
             self._finish(branch)
         if self._interrupted is not None:
+            self._interrupted.args = (f"{self._interrupted}; {self._outcome()}",)
             raise self._interrupted
 
     def _finish(self, branch: Branch) -> None:
@@ -268,6 +274,7 @@ class Fan:
         interrupted.args = (f"{name}: ended by {signal_name(interrupted.signum)}",)
         provisional = all(branch.end.provisional for branch in self._live)
         if self._interrupted is not None or provisional:
+            interrupted.args = (f"{interrupted}; {self._outcome()}",)
             raise interrupted
         self._interrupted = interrupted
         self._stop.heard()
@@ -330,11 +337,13 @@ class Fan:
         stalled = self._stall_deadline(began)
         if stalled is not None:
             timeout = min(timeout, max(0.0, stalled - began))
-        fired = self._waiter.sleep(interests, timeout) or {}
-        now = time.monotonic()
-        if self._intake is not None:
-            waited = self._intake.report.waited
-            waited[cause] = waited.get(cause, 0.0) + now - began
+        try:
+            fired = self._waiter.sleep(interests, timeout) or {}
+        finally:
+            now = time.monotonic()
+            if self._intake is not None:
+                waited = self._intake.report.waited
+                waited[cause] = waited.get(cause, 0.0) + now - began
         if self._wake in fired:
             os.eventfd_read(self._wake)
         if source is not None and intake is not None and source.fd in fired:
@@ -418,6 +427,8 @@ class Fan:
         provisional = branch.end.provisional
         branch.cut(gently=state == "left")
         if error is not None and branch.policy.on_error == "stop":
+            if not provisional:
+                error.args = (f"{error}; {branch.pump.moved} bytes were delivered",)
             branch.outlet.state, branch.outlet.error = state, text
             raise error
         if text is not None:
@@ -448,7 +459,7 @@ class Fan:
     def _tick(self) -> None:
         now = time.monotonic()
         interval = self._feedback.interval
-        due = interval is not None and now - self._ticked >= interval
+        due = interval is not None and now - self._waiter.ticked >= interval
         if self._intake is None or not (due or self._stop.status_wanted):
             return
         self._account()
@@ -456,7 +467,7 @@ class Fan:
             self._stop.status_wanted = False
             self._feedback.status(self._intake.report)
         if due:
-            self._ticked = now
+            self._waiter.ticked = now
             self._feedback.progress(self._intake.report)
 
     def _woken(self) -> None:

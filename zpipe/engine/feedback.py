@@ -41,7 +41,7 @@ class Feedback:
         """A hop has ended and its ends are finished."""
 
     def stopped(self, report: Report) -> None:
-        """A stream has come to its end, or to the error that is raised next."""
+        """Everything has come to its end, or to the error that is raised next."""
 
     def closed(self, report: Report) -> None:
         """Everything has ended well."""

@@ -8,7 +8,6 @@ import select
 import time
 from contextlib import closing
 
-from zpipe.engine.limiter import Limiter
 from zpipe.engine.report import Fallback, HopReport
 from zpipe.engine.watch import Watch, act
 from zpipe.errors import (
@@ -28,6 +27,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from zpipe.endpoints.contract import End
     from zpipe.engine.feedback import Feedback
+    from zpipe.engine.limiter import Limiter
     from zpipe.engine.stop import Stop
     from zpipe.engine.waiting import EngineWaiter
     from zpipe.graph.model import Wishes
@@ -52,6 +52,7 @@ class Hop:
         feedback: Feedback,
         stop: Stop,
         lease: Lease | None = None,
+        limiter: Limiter | None = None,
     ):
         self._source = source
         self._sink = sink
@@ -60,13 +61,12 @@ class Hop:
         self._feedback = feedback
         self._stop = stop
         self._lease = lease
-        self._limiter = Limiter(wishes.rate_limit) if wishes.rate_limit else None
+        self._limiter = limiter
         self._watch = Watch(source, wishes)
         self._limit = self._watch.limit
         self.report = HopReport(source.name, sink.name, plan, expected=self._limit)
         self._base = 0  # moved by the transfers that came before the one at hand
         self._began = 0.0
-        self._ticked = 0.0
 
     def carry(self) -> None:
         """Move every byte, by one mover after another until one of them reaches the end.
@@ -74,7 +74,7 @@ class Hop:
         Raises: TransferError, SourceChanged, ConsumerGone, StalledError, Interrupted, UsageError.
         """
         report = self.report
-        self._began = self._ticked = time.monotonic()
+        self._began = time.monotonic()
         self._waiter.tick = self._tick
         try:
             for candidate in report.plan.candidates:
@@ -88,6 +88,7 @@ class Hop:
                 f"{self._source.name} -> {self._sink.name}:"
                 f" ended by {signal_name(interrupted.signum)}; {self._delivered_text()}",
             )
+            interrupted.delivered = report.moved
             raise
         finally:
             self._waiter.tick = None
@@ -181,14 +182,17 @@ class Hop:
         if end is source:
             interests[source.fd] = select.POLLIN
         began = time.monotonic()
-        fired = self._waiter.sleep(interests)
-        waited = self.report.waited
-        waited[step.side] = waited.get(step.side, 0.0) + time.monotonic() - began
+        try:
+            fired = self._waiter.sleep(interests)
+        finally:
+            self._note_wait(step.side, began)
         if fired is None:
             what = "no data came" if end is source else "took no data"
-            raise StalledError(
+            stalled = StalledError(
                 f"{end.name}: {what} for {self._wishes.stall_timeout:g} s; {self._delivered_text()}"
             )
+            stalled.delivered = self.report.moved
+            raise stalled
         if end is source and source.fd not in fired:
             # the sink's reader has gone while there was nothing to read
             raise self._gone()
@@ -204,10 +208,15 @@ class Hop:
     def _wait_for_credit(self, limiter: Limiter) -> int:
         while not (allowance := limiter.allowance()):
             began = time.monotonic()
-            self._waiter.sleep({}, limiter.delay())
-            waited = self.report.waited
-            waited["rate limit"] = waited.get("rate limit", 0.0) + time.monotonic() - began
+            try:
+                self._waiter.sleep({}, limiter.delay())
+            finally:
+                self._note_wait("rate limit", began)
         return allowance
+
+    def _note_wait(self, cause: str, began: float) -> None:
+        waited = self.report.waited
+        waited[cause] = waited.get(cause, 0.0) + time.monotonic() - began
 
     def _tick(self) -> None:
         now = time.monotonic()
@@ -216,8 +225,8 @@ class Hop:
             self._stop.status_wanted = False
             self._feedback.status(self.report)
         interval = self._feedback.interval
-        if interval is not None and now - self._ticked >= interval:
-            self._ticked = now
+        if interval is not None and now - self._waiter.ticked >= interval:
+            self._waiter.ticked = now
             self._feedback.progress(self.report)
 
     def _refresh(self) -> None:

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 from collections import Counter
 
-from zpipe.engine.limiter import Limiter
 from zpipe.engine.report import Fallback, HopReport
 from zpipe.engine.trunk import BufferTrunk, PipeTrunk
 from zpipe.engine.watch import Watch, act
@@ -22,6 +21,7 @@ if TYPE_CHECKING:
     from zpipe.endpoints.contract import End
     from zpipe.engine.branch import Branch
     from zpipe.engine.feedback import Feedback
+    from zpipe.engine.limiter import Limiter
     from zpipe.engine.trunk import Trunk
     from zpipe.graph.model import Wishes
     from zpipe.kernel.lease import Lease
@@ -45,12 +45,13 @@ class Intake:
         *,
         feedback: Feedback,
         lease: Lease | None,
+        limiter: Limiter | None,
     ):
         self.source = source
         self.taken = 0
         self.ended = False
         self.waits = False  # it was empty when it was last asked
-        self.limiter = Limiter(wishes.rate_limit) if wishes.rate_limit else None
+        self.limiter = limiter
         self._watch = Watch(source, wishes)
         self._wishes = wishes
         self._feedback = feedback
@@ -73,12 +74,14 @@ class Intake:
         a line is sooner where it goes.
         """
         self._room = room
-        if pipe is None or self.report.plan.first.name != "tee":
+        way = self.report.plan.first.name
+        if pipe is None or way == "plain":
             self._to_buffer(b"")
             return
-        self._trunk = self._tee = PipeTrunk(self.source.port(), pipe, self.report.calls)
+        self._trunk = self._tee = PipeTrunk(self.source.port(), pipe, self.report.calls, way)
         facts = self.source.facts
-        if self._wishes.via is None and (facts.type in ("pipe", "tty") or facts.is_socket):
+        free = self._wishes.via is None and "plain" not in self._wishes.without
+        if free and (facts.type in ("pipe", "tty") or facts.is_socket):
             self._few = min(_FEW, room)
             port = self.source.port()
             self._trunk = self._buffer = BufferTrunk(port, self.report.calls, self._few)
@@ -219,6 +222,6 @@ class Intake:
 def tell_no_pipes(intake: Intake, error: OSError, feedback: Feedback) -> None:
     """Note that rounds go through a buffer, since there are no pipes to be had."""
     report = intake.report
-    fallback = Fallback("tee", "pipe", error.errno or 0, 0)
+    fallback = Fallback(report.plan.first.name, "pipe", error.errno or 0, 0)
     report.fallbacks.append(fallback)
     feedback.fell_back(report, fallback)

@@ -64,7 +64,8 @@ def open_sink(
         inplace=wishes.inplace and of_file,
         sync=wishes.sync,
         mode=mode,
-        refuse=source.facts.identity if source.facts.on_disk else None,
+        # one of a sequence is passed over with a word instead, once the sinks are open
+        refuse=source.facts.identity if source.facts.on_disk and not wishes.skip else None,
     )
     sink = _open(kind_of(endpoint.kind).open_sink, endpoint, opening)
     stack.callback(sink.close)

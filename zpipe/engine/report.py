@@ -47,7 +47,7 @@ class Resources(Value):
 
 class OutletReport:
     """One sink of several. `state`: flowing, blocked, spilling, detached, left (its reader has
-    gone, which is no failure), failed, done.
+    gone, which is no failure), failed, stopped (by a signal), done.
 
     `moved` counts the bytes that it took, `blocked` the seconds in which it did not take what
     there was, `spilled` the bytes that wait in its file now, `deepest` the most there ever were.

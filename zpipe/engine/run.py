@@ -7,11 +7,13 @@ import os
 from contextlib import ExitStack
 
 from zpipe.engine.feedback import Feedback
+from zpipe.engine.limiter import Limiter
 from zpipe.engine.opening import open_sink, open_source, steady
 from zpipe.engine.report import HopReport, Meter, OutletReport, Report
 from zpipe.engine.stop import Stop
 from zpipe.engine.waiting import EngineWaiter
 from zpipe.errors import (
+    Interrupted,
     OutputsDropped,
     StalledError,
     TransferError,
@@ -46,14 +48,13 @@ def run(graph: Graph, *, feedback: Feedback | None = None, stop: Stop | None = N
     stop = stop or Stop()
     meter = Meter()
     report = Report()
-    for stream in graph.streams():
-        with ExitStack() as stack:
-            under_way = _UnderWay(stream, feedback, stop, report, stack)
-            try:
-                under_way.carry()
-            finally:
-                report.resources = meter.read()
-                feedback.stopped(report)
+    try:
+        for stream in graph.streams():
+            with ExitStack() as stack:
+                _UnderWay(stream, feedback, stop, report, stack).carry()
+    finally:
+        report.resources = meter.read()
+        feedback.stopped(report)
     feedback.closed(report)
     return report
 
@@ -70,11 +71,14 @@ class _UnderWay:
         self._report = report
         self._stack = stack
         self._waiter = EngineWaiter(stop, feedback, stream.wishes[0].stall_timeout)
+        rate = stream.wishes[0].rate_limit
+        self._limiter = Limiter(rate) if rate else None  # of all sources together
         self._sinks: list[tuple[End, Policy, OutletReport]] = []
         self._outlets: list[OutletReport] = []
         self._opened = False
         self._fan: Fan | None = None
         self._hops: list[HopReport] = []
+        self._read: list[HopReport] = []  # those whose source was read to its end
         self._left = False  # the one reader has gone, and may
 
     def carry(self) -> None:
@@ -82,6 +86,15 @@ class _UnderWay:
 
         Raises: ZpipeError.
         """
+        try:
+            self._carry()
+        except ZpipeError as error:
+            self._fail(error)
+            raise
+        finally:
+            self._look()
+
+    def _carry(self) -> None:
         failed: list[str] = []
         for node, wishes in zip(self._stream.sources, self._stream.wishes, strict=True):
             if self._is_over:
@@ -119,8 +132,7 @@ class _UnderWay:
             self._open_sinks(source, wishes)
             if not self._sinks:
                 return
-        else:
-            self._refuse_output(source)
+        self._refuse_output(source)
         if wishes.length is not None:
             # of all sources together
             wishes = replace(wishes, length=wishes.length - self._moved)
@@ -136,7 +148,7 @@ class _UnderWay:
             self._stack.callback(self._fan.close)
         hop: Hop | FanHop
         if self._fan is not None:
-            hop = self._fan.hop(source, wishes, lease)
+            hop = self._fan.hop(source, wishes, lease, self._limiter)
         else:
             from zpipe.engine.hop import Hop
             from zpipe.plan.choice import choose
@@ -151,6 +163,7 @@ class _UnderWay:
                 feedback=self._feedback,
                 stop=self._stop,
                 lease=lease,
+                limiter=self._limiter,
             )
         report = hop.report
         report.outlets = self._outlets
@@ -172,6 +185,7 @@ class _UnderWay:
         except TransferError as error:
             error.of_source = True
             raise
+        self._read.append(report)
         if self._fan is None and ends[0].facts.position is not None:
             here = os.lseek(ends[0].fd, 0, os.SEEK_CUR)
             ends[0].facts = replace(ends[0].facts, fresh=False, position=here)
@@ -187,10 +201,10 @@ class _UnderWay:
 
     @property
     def _needs_fan(self) -> bool:
-        if len(self._sinks) > 1:
-            return True
-        end, policy, _ = self._sinks[0]
-        return policy.when_full != "block" or end.room is not None
+        from zpipe.plan.fan import needs_fan
+
+        policies = [policy for _, policy, _ in self._sinks]
+        return needs_fan(policies, parts=any(end.room is not None for end, _, _ in self._sinks))
 
     def _open_sinks(self, source: End, wishes: Wishes) -> None:
         """Open each sink; one that cannot be had is dropped where the others may go on."""
@@ -212,6 +226,7 @@ class _UnderWay:
                     outlet.state = "left"
                 continue
             outlet.sink = end.name
+            end.quiet_pipe = end.quiet_pipe and policy.sigpipe
             self._sinks.append((end, policy, outlet))
         if not self._sinks:
             self._judge()
@@ -222,36 +237,55 @@ class _UnderWay:
             end.prepare()
 
     def _refuse_output(self, source: End) -> None:
-        """Refuse to read what is being written: it would never end."""
+        """Refuse to read what is being written: it would never end, where it has begun."""
         facts = source.facts
         for end, _, _ in self._sinks:
-            if facts.on_disk and end.facts.on_disk and facts.identity == end.facts.identity:
-                error = TransferError(f"{source.name}: read: is the output {end.name} itself")
+            same = facts.on_disk and end.facts.on_disk and facts.identity == end.facts.identity
+            if same and facts.size != 0:
+                error = TransferError(f"{source.name}: read: is the output itself")
                 error.of_source = True
                 raise error
 
     def _finish(self) -> None:
         if self._fan is not None:
             self._fan.finish()
-        elif not self._left:
+        elif self._sinks:
             self._finish_only()
-        self._judge()
-        for report in self._hops:
+        for report in self._read:
             report.complete = True
             self._feedback.ended(report)
+        self._judge()
 
     def _finish_only(self) -> None:
         end, _, outlet = self._sinks[0]
-        moved = self._moved
+        if self._left:
+            end.hang_up()
+            if not end.waits_for_child:
+                return
         try:
             end.finish(self._waiter)
         except TransferError as error:
-            error.delivered = moved
+            error.delivered = self._moved
             raise
-        outlet.state, outlet.moved = "done", moved
+        if not self._left:
+            outlet.state = "done"
         if self._hops:
-            outlet.mover = self._hops[-1].mover
             self._hops[-1].notes += end.notes
+
+    def _fail(self, error: ZpipeError) -> None:
+        """Note what has ended everything at a single sink."""
+        for outlet in self._outlets:
+            if outlet.state in ("flowing", "blocked", "spilling"):
+                outlet.state = "stopped" if isinstance(error, Interrupted) else "failed"
+                outlet.error = str(error)
+
+    def _look(self) -> None:
+        """Bring the report of a single sink up to date; a fan does so by itself."""
+        if self._fan is not None or not self._hops or len(self._outlets) != 1:
+            return
+        outlet = self._outlets[0]
+        outlet.moved, outlet.mover = self._moved, self._hops[-1].mover
+        outlet.blocked = sum(report.waited.get("sink", 0.0) for report in self._hops)
 
     def _judge(self) -> None:
         """Raise what the sinks that were dropped amount to."""

@@ -25,8 +25,8 @@ def copy_small(src: str, dst: str) -> int | None:
 
     Raises: TransferError, SourceChanged, UsageError  as the long way would.
     """
-    if ":" in src or ":" in dst or src == "-" or dst == "-" or not dst:
-        return None  # may be an address
+    if ":" in src or ":" in dst or "?" in dst or src == "-" or dst == "-" or not dst:
+        return None  # may be an address, or have options
     try:
         before = os.stat(src)
         if not stat.S_ISREG(before.st_mode) or not 0 < before.st_size <= SMALL:

@@ -45,9 +45,8 @@ class Trunk(ABC):
 class PipeTrunk(Trunk):
     """In a private pipe, given by tee(2): references, not bytes."""
 
-    name = "tee"
-
-    def __init__(self, source: OpenFd, pipe: Pipe, calls: Counter[str]):
+    def __init__(self, source: OpenFd, pipe: Pipe, calls: Counter[str], name: str):
+        self.name = name
         self._pipe = pipe
         self._calls = calls
         self._drain = PipeDrain(source, pipe, calls)

@@ -25,7 +25,8 @@ class Policy(Value):
     `detach_after` seconds; spill: what it does not take goes to an unlinked file in `spill_dir`
     (None: TMPDIR, or /var/tmp), up to `spill_max` bytes, and after that it is treated by
     `spill_then`. `on_error`: the others go on without it, or all stop. `may_leave`: a pipe whose
-    reader has gone is no failure.
+    reader has gone is no failure; else `sigpipe`: if it is standard output, the process ends by
+    SIGPIPE, without a word.
     """
 
     when_full: WhenFull = "block"
@@ -35,6 +36,7 @@ class Policy(Value):
     spill_then: WhenFull = "block"
     on_error: OnError = "drop"
     may_leave: bool = False
+    sigpipe: bool = True
 
 
 def _one_of(choices: tuple[str, ...]) -> Callable[[str], str]:
@@ -87,4 +89,24 @@ def adapted(policy: Policy, options: Mapping[str, str], name: str) -> Policy:
             changes[option] = OPTIONS[option](text)
         except UsageError as error:
             raise UsageError(f"{name}: option {option}: {error}") from None
-    return replace(policy, **changes)
+    changed = replace(policy, **changes)
+    for option in changes:
+        if not has_effect(option, changed):
+            raise UsageError(f"{name}: option {option}: has no effect: {NEEDS[option]}")
+    return changed
+
+
+# option -> what it takes to have an effect
+NEEDS = {
+    "detach_after": "no output is detached",
+    "spill_max": "no output spills",
+    "spill_dir": "no output spills",
+    "spill_then": "no output spills",
+}
+
+
+def has_effect(option: str, policy: Policy) -> bool:
+    """Tell whether an option changes anything under a policy."""
+    if option == "detach_after":
+        return "detach" in (policy.when_full, policy.spill_then)
+    return option == "when_full" or policy.when_full == "spill"

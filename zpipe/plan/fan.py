@@ -14,11 +14,18 @@ if TYPE_CHECKING:
 
     from zpipe.facts import FdFacts
     from zpipe.graph.model import Wishes
+    from zpipe.graph.policy import Policy
 
-# In the order in which they are preferred.
+# In the order in which they are preferred: to several sinks, and to one that has a buffer or parts.
 WAYS = {
-    "tee": "tee into a private pipe for each sink: references are doubled, not bytes; then splice",
+    "tee": "tee into a private pipe for each sink: references are doubled, not bytes; then splice;"
+    " what a stream gives in small pieces is read and written",
     "plain": "read into a buffer once, write it to each sink",
+}
+WAYS_TO_ONE = {
+    "splice": "splice through private pipes, and through a file where the sink is slow;"
+    " what a stream gives in small pieces is read and written",
+    "plain": "read into a buffer, write to the sink",
 }
 _SMALL = 32 * 1024
 _ROUND = MIB
@@ -29,16 +36,18 @@ def choose_fan(source: FdFacts, sinks: Sequence[FdFacts], wishes: Wishes) -> Hop
 
     Raises: UsageError  the way asked for cannot serve them, or none is left.
     """
+    ways = WAYS if len(sinks) > 1 else WAYS_TO_ONE
     if wishes.via is not None:
-        if wishes.via not in WAYS:
-            raise UsageError(f"--via {wishes.via}: serves one sink; several go by tee or plain")
+        if wishes.via not in ways:
+            what = "several sinks go" if len(sinks) > 1 else "a buffer and parts go"
+            raise UsageError(f"--via {wishes.via}: cannot serve: {what} by {' or '.join(ways)}")
         fit = _fit(wishes.via, source, sinks, wishes)
         if not fit.ok:
             raise UsageError(f"--via {wishes.via}: {fit.why}")
         return HopPlan((_candidate(wishes.via, source, sinks, fit),), ())
     candidates: list[Candidate] = []
     refusals: list[Refusal] = []
-    for name in WAYS:
+    for name in ways:
         fit = _fit(name, source, sinks, wishes)
         if fit.ok:
             candidates.append(_candidate(name, source, sinks, fit))
@@ -50,14 +59,21 @@ def choose_fan(source: FdFacts, sinks: Sequence[FdFacts], wishes: Wishes) -> Hop
     return HopPlan(tuple(candidates), tuple(refusals))
 
 
+def needs_fan(policies: Sequence[Policy], *, parts: bool) -> bool:
+    """Tell whether sinks are more than a hop serves: several, one with a policy, one in parts."""
+    return len(policies) != 1 or policies[0].when_full != "block" or parts
+
+
 def copies_to(sink: FdFacts, way: str) -> float:
     """Return the CPU copies of a byte on its way from the round to one sink."""
-    return out_of_pipe(sink) if way == "tee" else by_user(sink)
+    return by_user(sink) if way == "plain" else out_of_pipe(sink)
 
 
 def _fit(name: str, source: FdFacts, sinks: Sequence[FdFacts], wishes: Wishes) -> Fit:
     if name in wishes.without:
         return refuse(f"forbidden by --no-via {name}")
+    if name == "tee" and "splice" in wishes.without:
+        return refuse("forbidden by --no-via splice")
     if name == "plain":
         return Fit(True)
     if source.keeps_boundaries:
@@ -88,9 +104,10 @@ def _candidate(name: str, source: FdFacts, sinks: Sequence[FdFacts], fit: Fit) -
     copies = sum(copies_to(sink, name) for sink in sinks)
     # of the source once, and of each sink without the source again
     devices = dma(source, sinks[0]) + sum(dma(sink, sink) / 2 for sink in sinks[1:])
-    if name == "tee":
+    if name != "plain":
         # a drain, a tee for all but the last, a splice for the last, and a pump for each
         cost = Cost(into_pipe(source) + copies, devices, (2 * count + 1) * MIB / _ROUND)
     else:
         cost = Cost(by_user(source) + copies, devices, (count + 1) * MIB / BUFFER)
-    return Candidate(name, WAYS[name], cost, fit.caveat)
+    ways = WAYS if count > 1 else WAYS_TO_ONE
+    return Candidate(name, ways[name], cost, fit.caveat)
