@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import gzip
 import re
 import shutil
 import socket
@@ -81,16 +82,24 @@ def test_pages_are_sound(page: Path) -> None:
     assert done.returncode == 0, done.stdout
 
 
+def keys_of(function: ast.FunctionDef) -> set[str]:
+    """Return the keys of every dictionary that stands in a function."""
+    return {
+        str(key.value)
+        for inner in ast.walk(function)
+        if isinstance(inner, ast.Dict)
+        for key in inner.keys
+        if isinstance(key, ast.Constant)
+    }
+
+
 def fields_of_records() -> dict[str, set[str]]:
     """Return the fields of each type of record, as records.py writes them."""
     tree = ast.parse((ROOT / "zpipe/commands/records.py").read_text())
-    place: set[str] = set()
+    functions = {
+        node.name: keys_of(node) for node in ast.walk(tree) if isinstance(node, ast.FunctionDef)
+    }
     found: dict[str, set[str]] = {}
-    for node in ast.walk(tree):
-        if isinstance(node, ast.FunctionDef) and node.name == "_place":
-            for inner in ast.walk(node):
-                if isinstance(inner, ast.Dict):
-                    place |= {str(key.value) for key in inner.keys if isinstance(key, ast.Constant)}
     for node in ast.walk(tree):
         if (
             isinstance(node, ast.Call)
@@ -100,7 +109,13 @@ def fields_of_records() -> dict[str, set[str]]:
         ):
             fields = found.setdefault(str(node.args[0].value), set())
             for keyword in node.keywords:
-                fields |= place if keyword.arg is None else {keyword.arg}
+                if keyword.arg is not None:
+                    fields.add(keyword.arg)
+                    continue
+                # **self._place(hop), **_output(outlet)
+                assert isinstance(keyword.value, ast.Call)
+                maker = keyword.value.func
+                fields |= functions[maker.attr if isinstance(maker, ast.Attribute) else maker.id]  # type: ignore[attr-defined]
     return found
 
 
@@ -110,16 +125,54 @@ def test_records_are_told_in_full() -> None:
         name, _, text = item.partition("\n")
         words = re.findall(r"^\.Va (.*)$", text, re.MULTILINE)
         told[name] = set(re.findall(r"\w+", " ".join(words)))
+    told["dropped"].discard("outputs")  # the others have them
     told["hop"] |= told["progress"]
     assert told == fields_of_records()
 
 
-def examples() -> list[str]:
-    """Return the command lines of the page of cp, as they are pasted."""
-    blocks = re.findall(
-        r"^\.Bd -literal.*\n((?:.*\n)*?)\.Ed$", section(CP, "EXAMPLES"), re.MULTILINE
+def test_hidden_options_are_not_shown() -> None:
+    text = (ROOT / "man/man1/zpipe-cat.1").read_text()
+    table = text.partition('.\\" begin: options of cat')[2].partition('.\\" end:')[0]
+    assert ".It Fl -bytes" in table
+    assert "number" not in table
+
+
+def test_digests_are_told_in_full() -> None:
+    text = (ROOT / "man/man7/zpipe-endpoints.7").read_text()
+    part = text.partition("\n.Ss Digests\n")[2].partition("\n.Ss ")[0]
+    words = " ".join(re.findall(r"^\.Cm (.*)$", part, re.MULTILINE))
+    told = set(re.findall(r"\w+", words)) - {"hash", "file"}
+    done = subprocess.run(
+        [*ZPIPE, "tee", "hash:none"],
+        env=environment(),
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+        timeout=LONGEST,
+        check=False,
     )
-    return [line.replace("\\-", "-") for block in blocks for line in block.splitlines()]
+    assert done.returncode == 2
+    assert told == set(re.findall(r"\w+", done.stderr.partition("known are ")[2]))
+
+
+def examples(page: Path) -> list[str]:
+    """Return the examples of a page, as they are pasted."""
+    blocks = re.findall(
+        r"^\.Bd -literal.*\n((?:.*\n)*?)\.Ed$", section(page, "EXAMPLES"), re.MULTILINE
+    )
+    return [block.replace("\\-", "-") for block in blocks]
+
+
+def lines_of_cp() -> list[str]:
+    """Return the command lines of the page of cp, each of which stands for itself."""
+    return [line for block in examples(CP) for line in block.splitlines()]
+
+
+def scripts() -> list[str]:
+    """Return what is run: the lines of cp, and the blocks of the pages of pipelines."""
+    lines = [line for line in lines_of_cp() if "-listen" not in line]
+    pages = [ROOT / f"man/man1/zpipe-{name}.1" for name in ("cat", "tee")]
+    return lines + [block for page in pages for block in examples(page)]
 
 
 def listening(port: int) -> bool:
@@ -134,7 +187,7 @@ def listening(port: int) -> bool:
     return False
 
 
-@pytest.mark.parametrize("line", [line for line in examples() if "-listen" not in line])
+@pytest.mark.parametrize("line", scripts())
 def test_examples_run(line: str, tmp_path: Path) -> None:
     """Senders of an example send to the receiver that stands in the line before, or to another."""
     with socket.socket() as free:
@@ -144,11 +197,14 @@ def test_examples_run(line: str, tmp_path: Path) -> None:
     (tmp_path / "there").mkdir()
     data = content(9 << 20)
     (tmp_path / "disk.img").write_bytes(data)
-    lines = examples()
-    before = lines[lines.index(line) - 1]
+    (tmp_path / "part-1").write_bytes(data[: 5 << 20])
+    (tmp_path / "part-2").write_bytes(data[5 << 20 :])
+    lines = lines_of_cp()
+    before = lines[lines.index(line) - 1] if line in lines else ""
     receiver = before if "-listen" in before else "zpipe cp tcp-listen://:9000 disk.img"
+    sends = "tcp://" in line and "--dry-run" not in line
     with ExitStack() as stack:
-        if "tcp://" in line and "--dry-run" not in line:
+        if sends:
             words = receiver.replace("9000", str(port)).split()[1:]
             process = stack.enter_context(started(*words, cwd=tmp_path / "there"))
             end = time.monotonic() + LONGEST
@@ -169,8 +225,14 @@ def test_examples_run(line: str, tmp_path: Path) -> None:
             check=False,
         )
         assert done.returncode == 0, done.stderr
-        if "tcp://" in line and "--dry-run" not in line:
+        if sends:
             assert process.wait(LONGEST) == 0
             assert (tmp_path / "there/disk.img").read_bytes() == data
     if "--dry-run" in line or "--explain" in line:
         assert "plan " in done.stdout + done.stderr
+        return
+    for name in ("copy.img", "whole.img", "whole"):
+        if re.search(rf"(tee .*|> ){re.escape(name)}\b(?!\.)", line):
+            assert (tmp_path / name).read_bytes() == data
+    if "> disk.gz" in line:
+        assert gzip.decompress((tmp_path / "disk.gz").read_bytes()) == data

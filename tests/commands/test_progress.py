@@ -205,4 +205,4 @@ def test_lines_stay_when_the_display_is_closed() -> None:
     lines = Lines(shown.append)
     lines.show(hop(1, 2, 1.0))
     lines.close()
-    assert shown == ["zpipe: from -> to: 1 B of 2 B (50 %), 1 B/s, 1.00 s, plain"]
+    assert shown == ["from -> to: 1 B of 2 B (50 %), 1 B/s, 1.00 s, plain"]

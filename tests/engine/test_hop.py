@@ -192,7 +192,7 @@ def test_nothing_is_copied_as_nothing(tmp_path: Path, source: str) -> None:
 
 def test_what_was_read_from_a_stream_and_not_delivered_is_counted(folder: Path) -> None:
     """Delivered, lost, and still in the source: together all that was ever there."""
-    total = 1 << 20
+    total = 8 << 20
     reader, writer = os.pipe()
     with open(folder / "data", "wb") as file:
         file.write(bytes(total))

@@ -411,7 +411,9 @@ def test_any_reader_gets_everything_in_order(
         at = 0
         for size, read in zip(rounds, reads, strict=False):
             while staged.stage.passed < staged.given:
-                got += staged.get()
+                # what was passed on can be read before it is counted
+                if select.select([staged.stage.outlet.reader], [], [], 0.002)[0]:
+                    got += staged.get()
             assert os.write(staged.stage.inlet.writer, data[at : at + size]) == size
             at += size
             staged.given = at

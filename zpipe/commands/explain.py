@@ -58,7 +58,7 @@ def foreseen(graph: Graph) -> str:
     from zpipe.errors import UsageError
     from zpipe.graph.check import check
     from zpipe.plan.choice import choose
-    from zpipe.plan.fan import choose_fan, needs_fan
+    from zpipe.plan.fan import choose_fan, judge, needs_fan
 
     problems = check(graph)
     if problems:
@@ -66,6 +66,8 @@ def foreseen(graph: Graph) -> str:
     lines = []
     labels = {}
     for stream in graph.streams():
+        parts = any("split_size" in to.endpoint.options for to in stream.sinks)
+        judge(stream.wishes[0], stream.policies, parts=parts)
         for node, wishes in zip(stream.sources, stream.wishes, strict=True):
             source = _as_wished(
                 kind_of(node.endpoint.kind).preview(node.endpoint, sink=False), wishes, sink=False
@@ -79,7 +81,6 @@ def foreseen(graph: Graph) -> str:
                         f"{to.endpoint.text}: is the source itself:"
                         " a file cannot be copied onto itself"
                     )
-            parts = any("split_size" in to.endpoint.options for to in stream.sinks)
             if needs_fan(stream.policies, parts=parts):
                 plan = choose_fan(source, sinks, wishes)
             else:

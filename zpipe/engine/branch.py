@@ -66,6 +66,7 @@ class Branch:
         out = stage.outlet if stage is not None else inlet
         self._reader = out.reader if out is not None else -1
         self.pump = Pump(end.port(), self._reader, self.calls)
+        self._blocked = 0.0
         self._blocked_from: float | None = None
 
         self.awaited = False  # the fan sleeps until this one is ready
@@ -132,7 +133,7 @@ class Branch:
     def resume(self) -> None:
         """A poll says that the sink is ready, or has failed."""
         if self._blocked_from is not None:
-            self.outlet.blocked += time.monotonic() - self._blocked_from
+            self._blocked += time.monotonic() - self._blocked_from
             self._blocked_from = None
 
     def work(self) -> bool:
@@ -203,6 +204,10 @@ class Branch:
         """A thread could not be ended: the kernel holds it."""
         return self.stage is not None and not self.stage.done
 
+    def all_calls(self) -> Counter[str]:
+        """Return the system calls so far, of all threads."""
+        return self.calls + self.stage.calls if self.stage is not None else Counter(self.calls)
+
     def how(self, way: str) -> str:
         """Return the mover's name for this sink, where rounds go this way."""
         return way if way == "plain" or self.pump.refusal is None else f"{way}, written"
@@ -211,6 +216,8 @@ class Branch:
         """Bring the report up to date."""
         outlet, stage = self.outlet, self.stage
         outlet.moved = self.pump.moved
+        now = time.monotonic()
+        outlet.blocked = self._blocked + (now - self._blocked_from if self.waits else 0.0)  # type: ignore[operator]
         outlet.lag = self.handed - self.pump.moved
         if stage is not None:
             outlet.spilled = stage.spill.size
@@ -391,7 +398,7 @@ class WorkerBranch(Branch):
                 if self._given_up:
                     return
                 self._push()
-            self.outlet.blocked += time.monotonic() - began
+            self._blocked += time.monotonic() - began
             self._emptied += 1
             if stage is not None:
                 stage.hungry()

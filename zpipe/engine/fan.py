@@ -14,6 +14,7 @@ import errno
 import os
 import select
 import time
+from collections import Counter
 
 from zpipe.engine.intake import Intake, tell_no_pipes
 from zpipe.engine.outlets import inlets_of, make_branch, make_pipes, rounds_of_copies
@@ -90,6 +91,7 @@ class Fan:
         self._intake: Intake | None = None  # the last one, also when it is over
         self._interrupted: Interrupted | None = None
         self._began = self._moved_at = time.monotonic()
+        self._counted: Counter[str] = Counter()  # calls of branches that are in a report
         self._marks = -1  # what had moved by `_moved_at`
 
     @property
@@ -124,6 +126,7 @@ class Fan:
         """
         self._intake = intake
         self._began = time.monotonic()
+        self._waiter.ticked = self._waiter.ticked or self._began
         self._waiter.tick = self._tick
         for branch in self._branches:
             facts, source = branch.end.facts, intake.source.facts
@@ -451,6 +454,9 @@ class Fan:
         if intake is not None:
             underway = max((branch.underway for branch in self._live), default=0)
             intake.account(underway, time.monotonic() - self._began)
+            calls = sum((branch.all_calls() for branch in self._branches), Counter())
+            intake.report.calls += calls - self._counted
+            self._counted = calls
             for branch in self._branches:
                 branch.outlet.mover = branch.how(intake.report.mover)
             if self._waiter.polls:

@@ -75,6 +75,7 @@ class Hop:
         """
         report = self.report
         self._began = time.monotonic()
+        self._waiter.ticked = self._waiter.ticked or self._began
         self._waiter.tick = self._tick
         try:
             for candidate in report.plan.candidates:

@@ -46,10 +46,13 @@ def run(graph: Graph, *, feedback: Feedback | None = None, stop: Stop | None = N
         raise UsageError(*problems)
     feedback = feedback or Feedback()
     stop = stop or Stop()
+    streams = graph.streams()
+    for stream in streams:
+        _judge_wishes(stream)
     meter = Meter()
     report = Report()
     try:
-        for stream in graph.streams():
+        for stream in streams:
             with ExitStack() as stack:
                 _UnderWay(stream, feedback, stop, report, stack).carry()
     finally:
@@ -57,6 +60,16 @@ def run(graph: Graph, *, feedback: Feedback | None = None, stop: Stop | None = N
         feedback.stopped(report)
     feedback.closed(report)
     return report
+
+
+def _judge_wishes(stream: Stream) -> None:
+    """Raise: UsageError  what is asked of the movers can never be."""
+    wishes = stream.wishes[0]
+    if wishes.via is not None or wishes.without:
+        from zpipe.plan.fan import judge
+
+        parts = any("split_size" in node.endpoint.options for node in stream.sinks)
+        judge(wishes, stream.policies, parts=parts)
 
 
 class _UnderWay:

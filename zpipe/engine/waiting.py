@@ -25,7 +25,7 @@ class EngineWaiter(Waiter):
         self._feedback = feedback
         self._stall = self.patience = stall_timeout
         self.polls = 0
-        self.ticked = time.monotonic()  # when progress was last told of, over all hops
+        self.ticked = 0.0  # when progress was last told of, over all hops; 0: none has begun
         self.tick: Callable[[], None] | None = None
 
     def say(self, text: str) -> None:

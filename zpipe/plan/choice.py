@@ -53,8 +53,6 @@ def choose(source: FdFacts, sink: FdFacts, wishes: Wishes) -> HopPlan:
     Raises: UsageError  the mover asked for cannot serve the pair, or none is left.
     """
     if wishes.via is not None:
-        if wishes.via not in MOVERS:
-            raise UsageError(f"--via {wishes.via}: serves several sinks, and there is one")
         fit = _fit(wishes.via, source, sink, wishes)
         if not fit.ok:
             raise UsageError(f"--via {wishes.via}: {fit.why}")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from zpipe.errors import UsageError
+from zpipe.movers import MOVERS
 from zpipe.movers.contract import Cost, Fit, refuse
 from zpipe.movers.cost import MIB, by_user, dma, into_pipe, out_of_pipe
 from zpipe.movers.drain import BUFFER
@@ -34,13 +35,12 @@ _ROUND = MIB
 def choose_fan(source: FdFacts, sinks: Sequence[FdFacts], wishes: Wishes) -> HopPlan:
     """Return the plan for a source and its sinks.
 
+    The wishes have passed `judge`.
+
     Raises: UsageError  the way asked for cannot serve them, or none is left.
     """
     ways = WAYS if len(sinks) > 1 else WAYS_TO_ONE
     if wishes.via is not None:
-        if wishes.via not in ways:
-            what = "several sinks go" if len(sinks) > 1 else "a buffer and parts go"
-            raise UsageError(f"--via {wishes.via}: cannot serve: {what} by {' or '.join(ways)}")
         fit = _fit(wishes.via, source, sinks, wishes)
         if not fit.ok:
             raise UsageError(f"--via {wishes.via}: {fit.why}")
@@ -64,6 +64,23 @@ def needs_fan(policies: Sequence[Policy], *, parts: bool) -> bool:
     return len(policies) != 1 or policies[0].when_full != "block" or parts
 
 
+def judge(wishes: Wishes, policies: Sequence[Policy], *, parts: bool) -> None:
+    """Judge what is asked of the movers by the number of sinks alone, before anything is opened.
+
+    Raises: UsageError  the mover asked for can never serve, or all that could are forbidden.
+    """
+    if not needs_fan(policies, parts=parts):
+        if wishes.via is not None and wishes.via not in MOVERS:
+            raise UsageError(f"--via {wishes.via}: serves several sinks, and there is one")
+        return
+    ways = WAYS if len(policies) > 1 else WAYS_TO_ONE
+    what = "several sinks go" if len(policies) > 1 else "a buffer and parts go"
+    if wishes.via is not None and wishes.via not in ways:
+        raise UsageError(f"--via {wishes.via}: cannot serve: {what} by {' or '.join(ways)}")
+    if wishes.via is None and not set(ways) - wishes.without:
+        raise UsageError(f"{what} by {' or '.join(ways)}, and --no-via forbids both")
+
+
 def copies_to(sink: FdFacts, way: str) -> float:
     """Return the CPU copies of a byte on its way from the round to one sink."""
     return by_user(sink) if way == "plain" else out_of_pipe(sink)
@@ -72,8 +89,6 @@ def copies_to(sink: FdFacts, way: str) -> float:
 def _fit(name: str, source: FdFacts, sinks: Sequence[FdFacts], wishes: Wishes) -> Fit:
     if name in wishes.without:
         return refuse(f"forbidden by --no-via {name}")
-    if name == "tee" and "splice" in wishes.without:
-        return refuse("forbidden by --no-via splice")
     if name == "plain":
         return Fit(True)
     if source.keeps_boundaries:
