@@ -625,6 +625,49 @@ def test_a_slow_reader_gets_everything(tmp_path: Path) -> None:
     assert bytes(got) == (tmp_path / "x").read_bytes() == LONG
 
 
+@pytest.mark.parametrize("words", [(), ("--via", "plain"), ("--no-via", "tee")], ids=" ".join)
+@pytest.mark.parametrize("kind", ["pipe", "tcp", "unix"])
+def test_a_slow_reader_gets_the_same_bytes(
+    kind: str, words: tuple[str, ...], tmp_path: Path
+) -> None:
+    """What lies ready for one that is full is left alone while more is to be had."""
+    (tmp_path / "in").write_bytes(LONG)
+    with ExitStack() as stack:
+        if kind == "pipe":
+            reader, operand = stack.enter_context(fifo(tmp_path / "slow")), "slow"
+        else:
+            end = stack.enter_context(listener(tmp_path / "l" if kind == "unix" else None))
+            operand = "unix:l" if kind == "unix" else f"tcp://127.0.0.1:{port(end)}"
+        with open(tmp_path / "in", "rb") as file:
+            command = ["tee", "--no-stdout", *words, operand, "x"]
+            process = stack.enter_context(started(*command, stdin=file, cwd=tmp_path))
+        until_listening_to_signals(process)
+        until(lambda: ", blocked, " in asked(process), "it is full")
+        if kind != "pipe":
+            connection, _ = end.accept()
+            reader = stack.enter_context(connection).fileno()
+        assert rest(reader) == LONG
+        assert process.wait(LONGEST) == 0
+    assert (tmp_path / "x").read_bytes() == LONG
+
+
+def test_lines_for_a_slow_reader(tmp_path: Path) -> None:
+    """One at a time, each read by the other output before the next: then all of them at once."""
+    lines = [b"%08d\n" % number for number in range(2000)]
+    with (
+        fifo(tmp_path / "slow") as slow,
+        started("tee", "slow", stdin=subprocess.PIPE, cwd=tmp_path) as process,
+    ):
+        assert process.stdin is not None and process.stdout is not None
+        for line in lines:
+            process.stdin.write(line)
+            process.stdin.flush()
+            assert process.stdout.readline() == line
+        process.stdin.close()
+        assert rest(slow) == b"".join(lines)
+        assert process.wait(LONGEST) == 0
+
+
 def feed(process: subprocess.Popen[bytes], data: bytes) -> threading.Thread:
     """Write everything to standard input and close it, in a thread."""
     assert process.stdin is not None

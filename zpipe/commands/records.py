@@ -6,7 +6,7 @@ import json
 import os
 
 from zpipe.engine.feedback import Feedback
-from zpipe.errors import Interrupted, TransferError, UsageError
+from zpipe.errors import Interrupted, OutputsDropped, TransferError, UsageError
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -27,6 +27,7 @@ class Records(Feedback):
 
     def __init__(self, fd: int):
         self._fd = fd
+        self._report: Report | None = None
         self._outputs: list[dict[str, object]] = []
         try:
             os.write(fd, b"")
@@ -79,6 +80,9 @@ class Records(Feedback):
         )
 
     def closed(self, report: Report) -> None:
+        self._end(report)
+
+    def _end(self, report: Report) -> None:
         used = report.resources
         self._write(
             "end",
@@ -104,9 +108,14 @@ class Records(Feedback):
         # those of a sequence share their outlets
         seen = {id(outlet): outlet for hop in report.hops for outlet in hop.outlets}
         self._outputs = [_output(outlet) for outlet in seen.values()]
+        self._report = report
 
     def ended_by(self, error: ZpipeError) -> None:
-        """Tell what ended the run, as the last record."""
+        """Tell what ended the run, as the last record; where some outputs are complete, after the
+        end that they came to.
+        """
+        if isinstance(error, OutputsDropped) and self._report is not None:
+            self._end(self._report)
         self._write(
             "error",
             text=str(error),

@@ -294,9 +294,9 @@ class _UnderWay:
 
     def _look(self) -> None:
         """Bring the report of a single sink up to date; a fan does so by itself."""
-        if self._fan is not None or not self._hops or len(self._outlets) != 1:
+        if self._fan is not None or not self._hops or not self._sinks:
             return
-        outlet = self._outlets[0]
+        _, _, outlet = self._sinks[0]
         outlet.moved, outlet.mover = self._moved, self._hops[-1].mover
         outlet.blocked = sum(report.waited.get("sink", 0.0) for report in self._hops)
 

@@ -32,7 +32,7 @@ def splice(src: int, dst: int, count: int) -> int:
             OSError          EINVAL: fd type or O_APPEND sink refused, nothing moved.
     Source: splice(2).
     """
-    return os.splice(src, dst, count, flags=SPLICE_F_NONBLOCK)
+    return os.splice(src, dst, count, None, None, SPLICE_F_NONBLOCK)
 
 
 def splice_at(src: int, offset: int, dst: int, count: int) -> int:

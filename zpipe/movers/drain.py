@@ -37,6 +37,8 @@ class PipeDrain:
         self._source = source
         self._pipe = pipe
         self._calls = calls
+        # a blocking fd that is not ours: only after a poll is it safe to ask
+        self._polls_first = source.facts.may_block and source.facts.type != "pipe"
         self._taken = 0
         self._ended = False
         self._told_ready = False  # the engine was asked to wait for the source, and has
@@ -49,16 +51,14 @@ class PipeDrain:
         if self._ended:
             return ENDED
         count = min(count, self._pipe.capacity)
-        facts = self._source.facts
-        if facts.may_block and facts.type != "pipe" and not self._told_ready:
-            # a blocking fd that is not ours: only after a poll is it safe to ask
+        if self._polls_first and not self._told_ready:
             self._told_ready = True
             return WAIT_SOURCE
         try:
             self._calls["splice"] += 1
             moved = splice(self._source.fd, self._pipe.writer, count)
         except BlockingIOError:
-            if self._told_ready and facts.is_socket:
+            if self._told_ready and self._source.facts.is_socket:
                 # readable, the pipe empty, and still nothing: an urgent mark or a record that
                 # splice does not pass; one copied step does
                 return self._copy_past(count)
@@ -125,7 +125,11 @@ class BufferDrain:
         self._source = source
         self._calls = calls
         self._buffer = memoryview(aligned_buffer(size))
-        self._ready = not source.facts.may_block
+        facts = source.facts
+        self._polls_first = facts.may_block
+        self._whole = facts.keeps_boundaries
+        self._by_recv = facts.may_block and facts.is_socket
+        self._ready = not self._polls_first
         self.data = self._buffer[:0]
 
     def take(self, count: int) -> Taken:
@@ -133,14 +137,13 @@ class BufferDrain:
 
         Raises: MoveFault  the source failed.
         """
-        facts = self._source.facts
         if not self._ready:
             self._ready = True
             return WAIT_SOURCE
         # a datagram is taken whole: what does not fit a read is lost
-        room = self._buffer if facts.keeps_boundaries else self._buffer[:count]
+        room = self._buffer if self._whole else self._buffer[:count]
         try:
-            if facts.may_block and facts.is_socket:
+            if self._by_recv:
                 from zpipe.kernel.network import receive_without_waiting
 
                 self._calls["recvfrom"] += 1
@@ -152,9 +155,9 @@ class BufferDrain:
             return WAIT_SOURCE
         except OSError as error:
             raise MoveFault("read", "source", error) from error
-        self._ready = not facts.may_block
+        self._ready = not self._polls_first
         if got == 0:
             # an empty datagram is no end; a datagram socket has none
-            return WAIT_SOURCE if facts.type == "datagram" else ENDED
+            return WAIT_SOURCE if self._source.facts.type == "datagram" else ENDED
         self.data = self._buffer[:got]
         return got

@@ -37,6 +37,12 @@ class Pump:
         self.rest = memoryview(b"")
         self.moved = 0
         self.refusal: FallBack | None = None
+        facts = sink.facts
+        self._waits_first = facts.may_block
+        # a terminal that could not be opened again is written to as it polls ready; so is a
+        # blocking socket that is not ours, by a call that does not wait
+        self._by_write = facts.may_block and facts.type != "pipe"
+        self._by_send = facts.may_block and facts.is_socket
         self._calls = calls
         self.cuts = cuts
         self._spliced = False  # the sink has accepted a splice
@@ -53,11 +59,7 @@ class Pump:
         Raises: MoveFault  the sink failed.
         """
         if not self.rest:
-            facts = self.sink.facts
-            # a terminal that could not be opened again is written to as it polls ready; so is a
-            # blocking socket that is not ours, by a call that does not wait
-            by_write = self.cuts or (facts.may_block and facts.type != "pipe")
-            if not by_write and self.refusal is None:
+            if self.refusal is None and not self._by_write and not self.cuts:
                 moved = self._splice(room)
                 if moved is not None:
                     return moved
@@ -88,17 +90,16 @@ class Pump:
         self.rest = memoryview(data)
 
     def _write(self, room: int | None) -> int | Wait:
-        facts = self.sink.facts
-        if facts.may_block and not self._told_ready:
+        if self._waits_first and not self._told_ready:
             self._told_ready = True
             return WAIT_SINK
         data = self.rest if room is None else self.rest[:room]
         if self.cuts:
             data = data[:INTO_DATAGRAM]
-        elif facts.may_block and not facts.is_socket:
+        elif self._waits_first and not self._by_send:
             data = data[:_WHILE_READY]
         try:
-            if facts.may_block and facts.is_socket:
+            if self._by_send:
                 from zpipe.kernel.network import send_without_waiting
 
                 self._calls["sendto"] += 1

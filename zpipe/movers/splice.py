@@ -52,7 +52,7 @@ class SpliceTransfer(Transfer):
 
     def step(self, allowance: int) -> Step:
         pump = self._pump
-        if not pump.held:
+        if not pump.in_pipe and not pump.rest:
             if pump.refusal is not None:
                 return pump.refusal
             count = self.left(allowance)

@@ -1,0 +1,298 @@
+"""One source and several sinks, through the library: each of them gets every byte, in order."""
+
+from __future__ import annotations
+
+import os
+import select
+import tempfile
+import threading
+from contextlib import ExitStack, closing
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+import zpipe
+from tests.endpoints.meeting import LONG
+from tests.engine.test_hop import Background
+from tests.machine import content, leftovers, until
+from tests.movers import ends
+from tests.movers.driver import ready
+from zpipe.engine.feedback import Feedback
+from zpipe.graph.policy import WHEN_FULL, Policy
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+    from zpipe.engine.report import HopReport, OutletReport
+
+BULK = content(3 << 20, 5)
+BIG = 300_001
+
+
+class Reader(threading.Thread):
+    """Takes what arrives behind a sink, `portion` bytes at a time, until its end."""
+
+    def __init__(self, open_it: Callable[[], int], portion: int):
+        super().__init__(daemon=True)
+        self._open = open_it
+        self._portion = portion
+        self._got = bytearray()
+        self.start()
+
+    def run(self) -> None:
+        fd = self._open()
+        try:
+            while data := os.read(fd, self._portion):
+                self._got += data
+        finally:
+            os.close(fd)
+
+    def read(self) -> bytes:
+        self.join(LONG)
+        assert not self.is_alive()
+        return bytes(self._got)
+
+
+class Outs:
+    """Sinks of every kind, and what has arrived at each. Closes what was handed over by number."""
+
+    def __init__(self, folder: Path):
+        self._folder = folder
+        self.texts: list[str] = []
+        self._got: list[Callable[[], bytes]] = []
+        self._passed: list[int] = []
+
+    def add(self, kind: str, options: str = "", portion: int = 1 << 16) -> None:
+        """Add a sink: file, append, fifo, pipe, unix, tcp, exec or hash."""
+        path = self._folder / f"{kind}{len(self.texts)}"
+        text, got = f"file:{path}", path.read_bytes
+        if kind == "fifo":
+            os.mkfifo(path)
+            got = Reader(lambda: os.open(path, os.O_RDONLY), portion).read
+        elif kind in ends.STREAMS:
+            reader, writer = ends.STREAMS[kind]()
+            self._passed.append(writer)
+            text, got = f"fd:{writer}", Reader(lambda: reader, portion).read
+        elif kind == "exec":
+            text = f"exec:dd of={path} bs={portion} status=none"
+        elif kind == "append":
+            text += "?append=1"
+        mark = "&" if "?" in text else "?"
+        self.texts.append(f"{text}{mark}{options}" if options else text)
+        self._got.append(got)
+
+    def got(self) -> list[bytes]:
+        """Return what has arrived everywhere."""
+        self.close()
+        return [get() for get in self._got]
+
+    def close(self) -> None:
+        # the end of a pipe that was handed over is its owner's to give
+        while self._passed:
+            os.close(self._passed.pop())
+
+
+class Source:
+    """A source that gives its data in just these pieces, each by a call of its own."""
+
+    def __init__(self, folder: Path, kind: str, data: bytes, pieces: list[int]):
+        self._feeder: threading.Thread | None = None
+        self._reader = -1
+        if kind == "file":
+            path = folder / "source"
+            path.write_bytes(data)
+            self.text = str(path)
+            return
+        self._reader, writer = ends.STREAMS[kind]()
+        self.text = f"fd:{self._reader}"
+        self._feeder = threading.Thread(target=self._feed, args=(writer, data, pieces), daemon=True)
+        self._feeder.start()
+
+    def _feed(self, writer: int, data: bytes, pieces: list[int]) -> None:
+        rest = memoryview(data)
+        sizes = list(pieces)
+        try:
+            while rest:
+                rest = rest[os.write(writer, rest[: sizes.pop(0) if sizes else 1 << 16]) :]
+        except (BrokenPipeError, ConnectionResetError):
+            pass  # no more was wanted
+        finally:
+            os.close(writer)
+
+    def close(self) -> None:
+        if self._reader >= 0:
+            os.close(self._reader)
+            self._reader = -1
+        if self._feeder is not None:
+            self._feeder.join(LONG)
+            assert not self._feeder.is_alive()
+
+
+@pytest.fixture
+def outs(tmp_path: Path) -> Iterator[Outs]:
+    with closing(Outs(tmp_path)) as made:
+        yield made
+
+
+KINDS = ("file", "append", "fifo", "pipe", "unix", "tcp", "exec")
+SOURCES = ("file", "pipe", "unix", "tcp")
+
+
+@pytest.mark.parametrize("when_full", WHEN_FULL)
+@pytest.mark.parametrize("via", [None, "tee", "plain"])
+@pytest.mark.parametrize("kind", SOURCES)
+def test_every_kind_of_sink_gets_everything(
+    kind: str, via: str | None, when_full: Any, outs: Outs, tmp_path: Path
+) -> None:
+    for sink in KINDS:
+        outs.add(sink)
+    data = BULK[:BIG]
+    policy = Policy(when_full=when_full, spill_dir=str(tmp_path), detach_after=LONG)
+    with closing(Source(tmp_path, kind, data, [])) as source:
+        report = zpipe.copy(source.text, *outs.texts, via=via, policy=policy)
+    assert outs.got() == [data] * len(KINDS)
+    (hop,) = report.hops
+    assert (report.moved, hop.moved, hop.lost, hop.complete) == (BIG, BIG, 0, True)
+    assert hop.mover == via or via is None
+    assert sum(hop.bytes_by_mover.values()) == BIG
+    assert max(hop.bytes_by_mover, key=lambda name: hop.bytes_by_mover[name]) == hop.mover
+    for outlet, text in zip(hop.outlets, outs.texts, strict=True):
+        assert (outlet.sink, outlet.state, outlet.error) == (text, "done", None)
+        assert (outlet.moved, outlet.lag, outlet.spilled) == (BIG, 0, 0)
+        assert outlet.policy == when_full
+    assert not leftovers(tmp_path)
+
+
+@settings(
+    max_examples=60,
+    deadline=None,
+    suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large],
+)
+@given(
+    kind=st.sampled_from(SOURCES),
+    pieces=st.lists(
+        st.one_of(st.integers(1, 9), st.integers(1, 5000), st.integers(1, 300_000)), max_size=6
+    ),
+    length=st.none() | st.integers(0, 9) | st.integers(0, 400_000),
+    pipe_size=st.sampled_from([None, 4096, 8192, 1 << 16, 1 << 20]),
+    via=st.sampled_from([None, None, "tee", "plain"]),
+    sinks=st.lists(
+        st.tuples(
+            st.sampled_from(["file", "append", "fifo", "pipe", "unix", "tcp"]),
+            st.sampled_from(["", "when_full=spill", "when_full=spill&spill_max=10000"]),
+            st.sampled_from([1 << 16, 3000]),
+        ),
+        min_size=2,
+        max_size=4,
+    ),
+)
+def test_each_sink_gets_exactly_what_was_asked_for(
+    kind: str,
+    pieces: list[int],
+    length: int | None,
+    pipe_size: int | None,
+    via: str | None,
+    sinks: list[tuple[str, str, int]],
+) -> None:
+    data = BULK[: sum(pieces)]
+    expected = data if length is None else data[:length]
+    with tempfile.TemporaryDirectory() as name, ExitStack() as stack:
+        folder = Path(name)
+        outs = stack.enter_context(closing(Outs(folder)))
+        for sink, options, portion in sinks:
+            outs.add(sink, options, portion)
+        source = stack.enter_context(closing(Source(folder, kind, data, pieces)))
+        policy = Policy(spill_dir=name)
+        wishes: dict[str, Any] = {"length": length, "pipe_size": pipe_size, "via": via}
+        if via == "tee" and kind == "file" and len(data) <= 32 * 1024:
+            del wishes["via"]  # so little is not worth it
+        report = zpipe.copy(source.text, *outs.texts, policy=policy, **wishes)
+        assert outs.got() == [expected] * len(sinks)
+        assert report.moved == len(expected)
+        assert [outlet.moved for outlet in report.hops[0].outlets] == [len(expected)] * len(sinks)
+        if kind != "file" and length is not None:
+            # no more was taken than was asked for
+            assert rest_of(source, data[len(expected) :])
+
+
+def rest_of(source: Source, expected: bytes) -> bool:
+    """Tell whether what a source has left is what was expected."""
+    got = b""
+    fd = int(source.text[3:])
+    while len(got) < len(expected):
+        if not (more := os.read(fd, 1 << 16)):
+            break
+        got += more
+    return got == expected
+
+
+def writable(fd: int) -> bool:
+    return ready(fd, write=True)
+
+
+@pytest.mark.parametrize("kind", ["pipe", "unix"])
+def test_a_slow_reader_gets_its_own_bytes(kind: str) -> None:
+    """What waits for it is not touched by what comes meanwhile: line by line, one reader stands."""
+    line = 1000
+    source_reader, source = os.pipe()
+    slow_reader, slow = ends.STREAMS[kind]()
+    quick_reader, quick = os.pipe()
+    copy = Background(f"fd:{source_reader}", f"fd:{slow}", f"fd:{quick}")
+    lines = [bytes([number % 251]) * line for number in range(2000)]
+    expected, at_quick = b"", b""
+    while lines and (not expected or writable(slow)):
+        expected += lines[0]
+        os.write(source, lines.pop(0))
+        while len(at_quick) < len(expected):
+            assert select.select([quick_reader], [], [], LONG)[0]
+            at_quick += os.read(quick_reader, 1 << 16)
+    assert lines, "it is never full"
+    # of these some are lent to the slow one, and others follow
+    for more in lines[:40]:
+        os.write(source, more)
+        expected += more
+    os.close(source)
+    rest = Reader(lambda: quick_reader, 1 << 16)
+    late = Reader(lambda: slow_reader, 1 << 16)
+    report = copy.result()
+    for fd in (slow, quick, source_reader):
+        os.close(fd)
+    assert at_quick + rest.read() == expected
+    assert late.read() == expected
+    assert report.moved == len(expected)
+
+
+# What the report says
+
+
+def test_the_outlets_tell_who_was_slow_and_who_spilled(outs: Outs, tmp_path: Path) -> None:
+    """The file waits for nobody; the reader of the pipe has not begun when the source has ended."""
+    os.mkfifo(tmp_path / "slow")
+    reader = os.open(tmp_path / "slow", os.O_RDONLY | os.O_NONBLOCK)
+    outs.add("file")
+    seen: list[OutletReport] = []
+
+    class Begun(Feedback):
+        def began(self, hop: HopReport) -> None:
+            seen.extend(hop.outlets)
+
+    (tmp_path / "source").write_bytes(BULK)
+    copy = Background(
+        str(tmp_path / "source"),
+        *outs.texts,
+        f"{tmp_path}/slow?when_full=spill&spill_dir={tmp_path}",
+        feedback=Begun(),
+    )
+    until(lambda: seen and seen[1].deepest >= 1 << 19, "it spills")
+    os.set_blocking(reader, True)
+    slow = Reader(lambda: reader, 1 << 16)
+    report = copy.result()
+    assert slow.read() == BULK
+    assert outs.got() == [BULK]
+    fast, slow_one = report.hops[0].outlets
+    assert (fast.deepest, fast.state) == (0, "done")
+    assert (slow_one.spilled, slow_one.state, slow_one.moved) == (0, "done", len(BULK))
+    assert slow_one.blocked > 0
