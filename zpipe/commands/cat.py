@@ -66,7 +66,7 @@ _CHANGES = {
     "hashes",
     multiple=True,
     metavar="ALG",
-    help="Print the digest of what passes on standard error: sha256, md5, blake2b, ...;"
+    help="Print on standard error the digest of what passes: sha256, md5, blake2b, ...;"
     " repeatable.",
 )
 @click.option("--hash-file", metavar="FILE", help="Write the digest there instead.")

@@ -247,7 +247,7 @@ class Fan:
                 self._stop.check()
                 moved = False
                 if intake is not None:
-                    moved = intake.take(self._outcome)
+                    moved = intake.take(self._live, self._outcome)
                     moved |= intake.give(self._live, self._outcome)
                 for branch in list(self._live):
                     moved |= self._work(branch)
@@ -331,7 +331,7 @@ class Fan:
             if intake.waits:
                 source, cause = intake.source, "source"
                 interests[source.fd] = select.POLLIN
-            elif intake.limiter is not None:
+            elif intake.limiter is not None and not intake.allowance():
                 timeout, cause = intake.limiter.delay(), "rate limit"
         for branch in self._live:
             interests.update(branch.interests())
@@ -362,7 +362,7 @@ class Fan:
         The others are no further, or are asked next.
         """
         first = None
-        if intake.loaded or intake.ended:
+        if intake.loaded or intake.ended or intake.lends:
             for branch in self._live:
                 branch.awaited = first is None and not self._is_ready(branch, intake)
                 first = branch if branch.awaited else first

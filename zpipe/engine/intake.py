@@ -106,16 +106,27 @@ class Intake:
         left = _UNBOUNDED if self._limit is None else self._limit - self.taken
         return left if self.limiter is None else min(left, self.limiter.allowance())
 
-    def take(self, outcome: Callable[[], str]) -> bool:
+    @property
+    def lends(self) -> bool:
+        """The next round goes where branches may still have bytes of the last one."""
+        return self._next.lends
+
+    @property
+    def _next(self) -> Trunk:
+        if self._buffer is not None and self._tee is not None:
+            return self._tee if self._much else self._buffer
+        return self.trunk
+
+    def take(self, branches: Sequence[Branch], outcome: Callable[[], str]) -> bool:
         """Take a round if there is room for one; tell whether anything happened.
 
         Raises: TransferError, SourceChanged  the source failed; `outcome` ends the message.
         """
-        trunk = self.trunk
-        if trunk.loaded or self.ended or self.waits:
+        if self.loaded or self.ended or self.waits:
             return False
-        if self._buffer is not None and self._tee is not None:
-            self._trunk = trunk = self._tee if self._much else self._buffer
+        self._trunk = trunk = self._next
+        if trunk.lends and not all(branch.ready for branch in branches):
+            return False
         if self._limit is not None and self.taken >= self._limit:
             self.ended = True
             return True

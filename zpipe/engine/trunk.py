@@ -1,6 +1,7 @@
 """Where a round of bytes lies between a source and several sinks: in a pipe, or in a buffer.
 
 A round is taken only when the last one was given away, and given only to branches that are ready.
+Into a buffer it is taken only when nobody writes from that buffer any more.
 """
 
 from __future__ import annotations
@@ -29,6 +30,7 @@ class Trunk(ABC):
 
     name: str
     loaded = 0
+    lends = False  # what was given stays here until each branch has written it
 
     @abstractmethod
     def take(self, count: int) -> Taken:
@@ -94,6 +96,7 @@ class BufferTrunk(Trunk):
     """In a buffer, written to each: for what splice or tee refuse."""
 
     name = "plain"
+    lends = True
 
     def __init__(self, source: OpenFd, calls: Counter[str], room: int, rescued: bytes = b""):
         self._drain = BufferDrain(source, calls, min(BUFFER, room))
