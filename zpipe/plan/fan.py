@@ -7,6 +7,7 @@ from zpipe.movers import MOVERS
 from zpipe.movers.contract import Cost, Fit, refuse
 from zpipe.movers.cost import MIB, by_user, dma, into_pipe, out_of_pipe
 from zpipe.movers.drain import BUFFER
+from zpipe.movers.sendfile import refused_by_splice
 from zpipe.plan.choice import Candidate, HopPlan, Refusal
 
 TYPE_CHECKING = False
@@ -19,13 +20,11 @@ if TYPE_CHECKING:
 
 # In the order in which they are preferred: to several sinks, and to one that has a buffer or parts.
 WAYS = {
-    "tee": "tee into a private pipe for each sink: references are doubled, not bytes; then splice;"
-    " what a stream gives in small pieces is read and written",
+    "tee": "tee into a private pipe for each sink: references are doubled, not bytes; then splice",
     "plain": "read into a buffer once, write it to each sink",
 }
 WAYS_TO_ONE = {
-    "splice": "splice through private pipes, and through a file where the sink is slow;"
-    " what a stream gives in small pieces is read and written",
+    "splice": "splice through private pipes, and through a file where the sink is slow",
     "plain": "read into a buffer, write to the sink",
 }
 _SMALL = 32 * 1024
@@ -56,7 +55,9 @@ def choose_fan(source: FdFacts, sinks: Sequence[FdFacts], wishes: Wishes) -> Hop
     if not candidates:
         reasons = "; ".join(f"{refusal.name}: {refusal.why}" for refusal in refusals)
         raise UsageError(f"no way to several sinks is left: {reasons}")
-    return HopPlan(tuple(candidates), tuple(refusals))
+    small = candidates[0].name != "plain" and len(candidates) > 1 and source.position is None
+    notes = ("small pieces of a stream are read and written",) if small else ()
+    return HopPlan(tuple(candidates), tuple(refusals), notes)
 
 
 def needs_fan(policies: Sequence[Policy], *, parts: bool) -> bool:
@@ -83,7 +84,10 @@ def judge(wishes: Wishes, policies: Sequence[Policy], *, parts: bool) -> None:
 
 def copies_to(sink: FdFacts, way: str) -> float:
     """Return the CPU copies of a byte on its way from the round to one sink."""
-    return by_user(sink) if way == "plain" else out_of_pipe(sink)
+    if way == "plain":
+        return by_user(sink)
+    # where the kernel does not splice, the pipe is read and the sink written
+    return 1 + by_user(sink) if refused_by_splice(sink) else out_of_pipe(sink)
 
 
 def _fit(name: str, source: FdFacts, sinks: Sequence[FdFacts], wishes: Wishes) -> Fit:
