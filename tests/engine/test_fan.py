@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import select
+import socket
 import tempfile
 import threading
 from contextlib import ExitStack, closing
@@ -21,6 +22,7 @@ from tests.machine import content, leftovers, until
 from tests.movers import ends
 from tests.movers.driver import ready
 from zpipe.engine.feedback import Feedback
+from zpipe.errors import UsageError
 from zpipe.graph.policy import WHEN_FULL, Policy
 
 if TYPE_CHECKING:
@@ -167,7 +169,7 @@ def test_every_kind_of_sink_gets_everything(
 
 
 @settings(
-    max_examples=60,
+    max_examples=40,
     deadline=None,
     suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large],
 )
@@ -261,6 +263,66 @@ def test_a_slow_reader_gets_its_own_bytes(kind: str) -> None:
     assert at_quick + rest.read() == expected
     assert late.read() == expected
     assert report.moved == len(expected)
+
+
+@pytest.mark.parametrize(
+    "wishes",
+    [
+        {},
+        {"via": "plain"},
+        {"pipe_size": 4096},
+        {"policy": Policy(when_full="spill")},
+        {"length": 20_000},
+    ],
+    ids=["by default", "plain", "small pipes", "spill", "with a limit"],
+)
+def test_messages_stay_whole(wishes: dict[str, Any], tmp_path: Path) -> None:
+    """Two message sockets and a file: the file gets the bytes, the socket the messages."""
+    messages = [BULK[at : at + size] for at, size in enumerate([9000, 500, 500, 9000, 1] * 4)]
+    ours, theirs = (ends.unix(socket.SOCK_SEQPACKET) for _ in range(2))
+    source_peer, source = ours
+    reader, writer = theirs
+    with socket.socket(fileno=os.dup(writer)) as end:
+        end.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 4608)  # so that it is full soon
+    feeder = threading.Thread(target=_send, args=(source_peer, messages), daemon=True)
+    feeder.start()
+    got: list[bytes] = []
+    collector = threading.Thread(target=_collect, args=(reader, got), daemon=True)
+    refused = False
+    copy = Background(f"fd:{source}", f"fd:{writer}", f"{tmp_path}/file", **wishes)
+    collector.start()
+    try:
+        copy.result()
+    except UsageError:
+        refused = True
+    finally:
+        for fd in (source, writer):
+            os.close(fd)
+        feeder.join(LONG)
+        collector.join(LONG)
+        for fd in (source_peer, reader):
+            os.close(fd)
+    expected = b"".join(messages)[: wishes.get("length")]
+    if not refused:
+        assert b"".join(got) == expected
+        assert (tmp_path / "file").read_bytes() == expected
+        if "length" not in wishes:
+            assert [len(message) for message in got] == [len(message) for message in messages]
+
+
+def _send(fd: int, messages: list[bytes]) -> None:
+    try:
+        for message in messages:
+            os.write(fd, message)
+        with socket.socket(fileno=os.dup(fd)) as end:
+            end.shutdown(socket.SHUT_WR)
+    except OSError:
+        pass  # no more was wanted
+
+
+def _collect(fd: int, got: list[bytes]) -> None:
+    while message := os.read(fd, 1 << 17):
+        got.append(message)
 
 
 # What the report says

@@ -52,11 +52,12 @@ class ExecEnd(End):
         super().close()
         child = self._child
         assert child is not None
-        handle = os.pidfd_open(child.pid)
-        try:
-            waiter.wait(handle, self.name, "wait for its end")
-        finally:
-            os.close(handle)
+        if child.poll() is None:
+            handle = os.pidfd_open(child.pid)
+            try:
+                waiter.wait(handle, self.name, "wait for its end")
+            finally:
+                os.close(handle)
         status = child.wait()
         self._child = None
         # a source that was not read to its end is told so by SIGPIPE: that is no failure
