@@ -6,6 +6,7 @@ operands, `cat` and `tee` go to their work at once where they have no options.
 
 from __future__ import annotations
 
+import errno
 import os
 import sys
 
@@ -43,6 +44,9 @@ def main(arguments: list[str] | None = None) -> NoReturn:
     except Exception as error:
         if debug:
             raise
+        if isinstance(error, OSError) and error.errno in (errno.EMFILE, errno.ENFILE):
+            _print(f"{error.filename or 'open'}: {error.strerror}")
+            sys.exit(1)
         kind = type(error).__name__
         _print(f"internal error: {kind}: {error} (zpipe --debug ... shows where)")
         sys.exit(1)
@@ -172,8 +176,11 @@ def _tell(error: ZpipeError) -> None:
 
 
 def _print(text: str) -> None:
-    from zpipe.commands.speaking import tell
-
+    try:
+        from zpipe.commands.speaking import tell
+    except OSError:
+        os.write(2, b"zpipe: " + os.fsencode(text) + b"\n")  # no fd is left to load it by
+        return
     tell(text)
 
 

@@ -2,22 +2,28 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 from typing import TYPE_CHECKING
 
 import pytest
 
+from tests.commands.reports import outlet
 from tests.machine import content
 from zpipe.commands.carrying import Console, Several, Shown, carry
-from zpipe.engine.copy import copy, pair
+from zpipe.endpoints import parse
+from zpipe.engine.copy import copy, joined, pair
 from zpipe.engine.feedback import Feedback
-from zpipe.errors import TransferError, UsageError
+from zpipe.engine.run import run
+from zpipe.errors import OutputsDropped, TransferError, UsageError
 from zpipe.graph.model import Wishes
+from zpipe.graph.policy import Policy
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from zpipe.engine.report import HopReport, Report
+    from zpipe.engine.report import HopReport, OutletReport, Report
+    from zpipe.errors import ZpipeError
 
 BIG = 100_000
 
@@ -52,6 +58,18 @@ class Told(Feedback):
     def status(self, hop: HopReport) -> None:
         self._note("status")
 
+    def answered(self, text: str) -> None:
+        self._note(f"answered {text}")
+
+    def failed(self, error: ZpipeError) -> None:
+        self._note(f"failed {error}")
+
+    def dropped(self, outlet: OutletReport) -> None:
+        self._note(f"dropped {outlet.sink}")
+
+    def stopped(self, report: Report) -> None:
+        self._note(f"stopped {report.moved}")
+
     def ended(self, hop: HopReport) -> None:
         self._note(f"ended {hop.moved}")
 
@@ -62,8 +80,38 @@ class Told(Feedback):
 def test_two_listeners_hear_everything_in_turn(folder: Path) -> None:
     heard: list[str] = []
     copy("b", "x", feedback=Several(Told("1", heard), Told("2", heard)))
-    words = ["began 0", f"ended {BIG}", f"closed {BIG}"]
+    words = ["began 0", f"ended {BIG}", f"stopped {BIG}", f"closed {BIG}"]
     assert heard == [f"{name}: {word}" for word in words for name in "12"]
+
+
+def test_two_listeners_hear_of_answers_failures_and_drops(folder: Path) -> None:
+    heard: list[str] = []
+    sources = [parse(name, sink=False) for name in ("none", "b")]
+    sinks = [parse(name, sink=True) for name in ("x", "none/y", "hash:md5")]
+    graph = joined(sources, [(sink, Policy()) for sink in sinks], Wishes(skip=True))
+    with pytest.raises(OutputsDropped):
+        run(graph, feedback=Several(Told("1", heard), Told("2", heard)))
+    words = [
+        "failed none: open: No such file or directory",
+        "dropped none/y",
+        "began 0",
+        f"answered {hashlib.md5(content(BIG)).hexdigest()}  -",
+        f"ended {BIG}",
+        f"stopped {BIG}",
+    ]
+    assert heard == [f"{name}: {word}" for word in words for name in "12"]
+
+
+def test_a_console_says_failures_and_drops_and_answers_as_they_are(
+    folder: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    console = Console(Shown())
+    console.failed(TransferError("b: read: no"))
+    dropped = outlet("x", state="failed", error="x: write: full")
+    console.dropped(dropped)
+    console.dropped(outlet("y", state="left"))  # no failure: not a word
+    console.answered("abc  -")
+    assert capfd.readouterr().err == "zpipe: b: read: no\nzpipe: x: write: full\nabc  -\n"
 
 
 @pytest.mark.parametrize(
@@ -80,7 +128,7 @@ def test_progress_is_told_at_its_interval(folder: Path) -> None:
     heard: list[str] = []
     copy("b", "x", feedback=Told("1", heard, 0.02), rate_limit=400_000)
     assert heard[0] == "1: began 0"
-    assert heard[-2:] == [f"1: ended {BIG}", f"1: closed {BIG}"]
+    assert heard[-3:] == [f"1: {word} {BIG}" for word in ("ended", "stopped", "closed")]
     assert heard.count("1: progress") >= 2
 
 

@@ -461,7 +461,7 @@ def test_one_is_detached_and_the_others_are_put_in_place(folder: Path) -> None:
     done = cp(folder, "big", to=to)
     os.set_blocking(reader, True)
     receive(reader, got := bytearray())
-    refused(done, 5, f"pipe:slow: write: took no data for 0.10 s; dropped at byte {len(got)}, ")
+    refused(done, 5, f"pipe:slow: write: took no data for 0.1 s; dropped at byte {len(got)}, ")
     assert (DATA * 4).startswith(got)
     for name in ("x", "y"):
         assert (folder / name).read_bytes() == DATA * 4

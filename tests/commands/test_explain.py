@@ -11,11 +11,13 @@ from typing import TYPE_CHECKING
 import pytest
 
 import zpipe as library
+from tests.commands.reports import hop, outlet, report
 from tests.commands.shell import BIG, SMALL, names, refused, shell
 from tests.machine import ZPIPE, content, environment, missing, strace, zpipe
 from zpipe.commands.explain import foreseen, happened, planned
-from zpipe.engine.copy import pair
+from zpipe.engine.copy import fan_out, pair
 from zpipe.graph.model import Wishes
+from zpipe.graph.policy import Policy
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -280,3 +282,94 @@ def test_a_name_that_is_no_utf8_is_shown_as_it_is(folder: Path) -> None:
         done = zpipe("cp", option, name, "x", cwd=folder)
         assert done.returncode == 0
         assert getattr(done, at).startswith(b"no\xffutf8 ")
+
+
+# Several outputs
+
+
+def test_plan_and_outcome_of_several_outputs(folder: Path) -> None:
+    done = zpipe("cp", "--explain", "b", "--to", "x", "--to", "y", cwd=folder)
+    assert done.returncode == 0
+    found = rows(done.stderr.decode())
+    assert found["head"] == [f"b ── tee {ARROW} x, y"]
+    assert found["plan"][0].startswith("tee into a private pipe for each sink")
+    assert found["else"] == ["plain"]
+    assert found["outcome"][0].startswith(f"tee reached the end: {BIG} bytes (97.7 KiB) in ")
+    assert [line.split(", blocked")[0] for line in found["outputs"]] == [
+        f"x: {BIG} bytes, done",
+        f"y: {BIG} bytes, done",
+    ]
+    assert re.search(r"tee \d+", found["calls"][0])
+
+
+def test_an_output_that_was_slow_failed_or_spilled_is_told_so() -> None:
+    run = report(
+        hop(
+            outlet("x", moved=10, state="done"),
+            outlet("y", moved=10, state="done", blocked=0.5),
+            outlet("z", moved=10, state="done", deepest=2048, policy="spill"),
+            outlet("q", moved=3, state="detached"),
+            outlet("w", moved=1, state="done", blocked=0.0001),
+            moved=10,
+            seconds=1.0,
+            complete=True,
+        )
+    )
+    assert rows(happened(run))["outputs"] == [
+        "x: 10 bytes, done",
+        "y: 10 bytes, done, blocked for 0.50 s",
+        "z: 10 bytes, done, spilled 2.00 KiB at the most",
+        "q: 3 bytes, detached",
+        "w: 1 bytes, done",
+    ]
+
+
+def test_an_output_alone_has_no_line_of_its_own() -> None:
+    run = report(hop(outlet("x", moved=10, state="done"), moved=10, seconds=1.0))
+    assert "outputs" not in rows(happened(run))
+
+
+def test_each_source_has_its_own_outcome() -> None:
+    run = report(hop(moved=1, complete=True), hop(moved=2, complete=True))
+    outcomes = [line for line in happened(run).splitlines() if "reached the end" in line]
+    assert [line.split(" in ")[0].split(None, 1)[-1] for line in outcomes] == [
+        "a: tee reached the end: 1 bytes",
+        "a: tee reached the end: 2 bytes",
+    ]
+
+
+def test_the_picture_of_a_fan(folder: Path) -> None:
+    text = foreseen(fan_out(str(folder / "b"), ["null:", str(folder / "x")], Wishes(), Policy()))
+    assert f"{folder}/b" in text
+    assert "── tee" in text
+    assert "null:" in text
+    assert f"{folder}/x" in text
+    assert not (folder / "x").exists()
+    assert rows(text)["plan"][0].startswith("tee into a private pipe")
+
+
+def test_a_dry_run_of_several_outputs_plans_what_then_happens(folder: Path) -> None:
+    words = ["b", "--to", "x", "--to", "/dev/null"]
+    plan = zpipe("cp", "--dry-run", *words, cwd=folder)
+    assert (plan.returncode, plan.stderr) == (0, b"")
+    assert names(folder) == ["a", "b", "d"]
+    done = zpipe("cp", "--explain", *words, cwd=folder)
+    seen, real = rows(plan.stdout.decode()), rows(done.stderr.decode())
+    for label in ("plan", "else", "cost"):
+        assert seen[label] == real[label]
+
+
+def test_a_dry_run_names_every_source(folder: Path) -> None:
+    plan = zpipe("cat", "--dry-run", "a", "b", cwd=folder)
+    assert (plan.returncode, plan.stderr) == (0, b"")
+    lines = plan.stdout.decode().splitlines()
+    assert "  a:" in lines
+    assert "  b:" in lines
+
+
+def test_a_dry_run_refuses_a_graph_that_is_not_sound(folder: Path) -> None:
+    graph = fan_out(str(folder / "b"), ["null:", str(folder / "b")], Wishes(), Policy())
+    with pytest.raises(library.UsageError, match="is the source itself"):
+        foreseen(graph)
+    with pytest.raises(library.UsageError, match="no edges"):
+        foreseen(library.Graph((), ()))

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from tests.commands import reports
 from tests.commands.shell import BIG
 from tests.machine import (
     ZPIPE,
@@ -206,3 +207,70 @@ def test_lines_stay_when_the_display_is_closed() -> None:
     lines.show(hop(1, 2, 1.0))
     lines.close()
     assert shown == ["from -> to: 1 B of 2 B (50 %), 1 B/s, 1.00 s, plain"]
+
+
+# Several outputs
+
+
+SEVERAL = (
+    reports.outlet("x", moved=1000, lag=0),
+    reports.outlet("y", moved=500, lag=500, state="blocked"),
+    reports.outlet("z", moved=10, lag=990, state="spilling", policy="spill"),
+    reports.outlet("q", moved=3, lag=997, state="detached", policy="detach"),
+)
+
+
+def test_the_status_line_of_several_outputs_tells_of_each() -> None:
+    line = status_line(reports.hop(*SEVERAL, moved=1000, seconds=2.0))
+    assert line == (
+        "a -> x, y, z, q: 1000 B, 500 B/s, 2.00 s, tee; x: 1000 B, flowing;"
+        " y: 500 B, blocked, 500 B behind; z: 10 B, spilling, 990 B behind; q: 3 B, detached"
+    )
+
+
+def test_an_output_alone_is_the_line_itself() -> None:
+    line = status_line(
+        reports.hop(reports.outlet("x", moved=1000, lag=5, state="blocked"), moved=1000)
+    )
+    assert line.count(";") == 0
+    assert line.startswith("a -> x: 1000 B")
+
+
+def test_a_line_has_the_name_and_the_size_that_the_user_gave() -> None:
+    said: list[str] = []
+    lines = Lines(said.append, name="backup", size=4000)
+    lines.show(reports.hop(moved=500, seconds=1.0, expected=1000), 500)
+    lines.close()
+    assert said == ["backup: 1000 B of 3.91 KiB (25 %), 500 B/s, 1.00 s, tee"]
+
+
+def test_the_size_of_one_source_is_not_that_of_all() -> None:
+    said: list[str] = []
+    lines = Lines(said.append)
+    lines.show(reports.hop(moved=500, seconds=1.0, expected=1000))
+    lines.show(reports.hop(moved=500, seconds=1.0, expected=1000), 1000)
+    assert said == [
+        "a -> x: 500 B of 1000 B (50 %), 500 B/s, 1.00 s, tee",
+        "a -> x: 1.46 KiB, 500 B/s, 1.00 s, tee",
+    ]
+
+
+def test_on_a_terminal_every_output_has_a_line(folder: Path) -> None:
+    command = [
+        *ZPIPE,
+        "cp",
+        "--progress",
+        "always",
+        "--rate-limit",
+        "200K",
+        "b",
+        "--to",
+        "x",
+        "--to",
+        "y",
+    ]
+    status, screen = on_terminal(folder, *command)
+    assert status == 0
+    assert re.search(r"x .*flowing", screen)
+    assert re.search(r"y .*flowing", screen)
+    assert (folder / "x").read_bytes() == (folder / "y").read_bytes() == content(BIG)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import signal
@@ -16,7 +17,10 @@ from tests.machine import content, started, strace, until_listening_to_signals, 
 if TYPE_CHECKING:
     from pathlib import Path
 
-TYPES = {"start", "said", "progress", "fallback", "hop", "error", "end"}
+TYPES = {
+    *("start", "said", "answer", "progress", "fallback", "failed", "dropped", "hop"),
+    *("error", "end"),
+}
 
 
 @pytest.fixture
@@ -203,3 +207,73 @@ def test_what_a_jq_user_would_do(folder: Path) -> None:
     assert zpipe("cp", "--json", "b", "-", cwd=folder, before=shell(script)).returncode == 0
     assert (folder / "sum").read_text().split()[:2] == done.stdout.decode().split()[:2]
     assert records((folder / "records").read_bytes())[-1]["bytes"] == BIG
+
+
+# Several outputs, several sources
+
+
+def told(*arguments: str | Path, status: int, cwd: Path, data: bytes = b"") -> list[dict[str, Any]]:
+    """Run zpipe with records on stderr, and return them."""
+    done = zpipe(*arguments, cwd=cwd, data=data)
+    assert done.returncode == status, done.stderr
+    return records(done.stderr)
+
+
+def test_every_output_is_told_of(folder: Path) -> None:
+    start, hop, end = told("cp", "--json", "b", "--to", "x", "--to", "y", status=0, cwd=folder)
+    assert types([start, hop, end]) == ["start", "hop", "end"]
+    assert start["sink"] == "x, y"
+    assert hop["outputs"] == end["outputs"]
+    assert [output["sink"] for output in end["outputs"]] == ["x", "y"]
+    for output in end["outputs"]:
+        assert (output["state"], output["error"]) == ("done", None)
+        assert (output["bytes"], output["lag"], output["spilled"]) == (BIG, 0, 0)
+        assert (output["most_spilled"], output["when_full"]) == (0, "block")
+        assert output["mover"] == hop["mover"]
+        assert output["seconds_blocked"] >= 0
+
+
+def test_of_a_single_output_the_end_tells_too(folder: Path) -> None:
+    *_, hop, end = told("cp", "--json", "b", "x", status=0, cwd=folder)
+    assert "outputs" not in hop, "it is the hop itself"
+    (output,) = end["outputs"]
+    assert (output["sink"], output["state"], output["bytes"]) == ("x", "done", BIG)
+
+
+def test_an_output_that_is_dropped_is_told_at_once_and_at_the_end(folder: Path) -> None:
+    found = told(
+        *("cp", "--json", "b", "--to", "x", "--to", "none/y", "--to", "/dev/full"),
+        status=5,
+        cwd=folder,
+    )
+    dropped = [record for record in found if record["type"] == "dropped"]
+    assert [(record["sink"], record["state"]) for record in dropped] == [
+        ("none/y", "failed"),
+        ("/dev/full", "failed"),
+    ]
+    assert "No such file" in dropped[0]["error"]
+    assert "No space left" in dropped[1]["error"]
+    last = found[-1]
+    assert (last["type"], last["exit"]) == ("error", 5)
+    assert last["text"] == f"{dropped[0]['error']}\n{dropped[1]['error']}"
+    assert [output["state"] for output in last["outputs"]] == ["done", "failed", "failed"]
+    assert [output["bytes"] for output in last["outputs"]] == [BIG, 0, 0]
+
+
+def test_a_source_that_is_passed_over_is_told(folder: Path) -> None:
+    done = zpipe("cat", "--json", "none", "b", "none2", cwd=folder)
+    assert (done.returncode, done.stdout) == (1, content(BIG))
+    found = records(done.stderr)
+    failed = [record["text"] for record in found if record["type"] == "failed"]
+    assert failed == [f"{name}: open: No such file or directory" for name in ("none", "none2")]
+    assert found[-1]["type"] == "error"
+    assert (found[-1]["exit"], found[-1]["bytes"]) == (1, BIG)
+    assert found[-1]["text"].splitlines() == failed
+
+
+def test_an_answer_is_a_record_of_its_own(folder: Path) -> None:
+    digest = hashlib.sha256(content(BIG)).hexdigest()
+    done = zpipe("cat", "--json", "--hash", "sha256", "b", cwd=folder)
+    assert done.returncode == 0
+    (answer,) = [record for record in records(done.stderr) if record["type"] == "answer"]
+    assert answer == {"v": 1, "type": "answer", "text": f"{digest}  b"}

@@ -51,6 +51,10 @@ class Background:
         except BaseException as error:
             self._outcome.append(error)
 
+    @property
+    def is_over(self) -> bool:
+        return not self._thread.is_alive()
+
     def result(self) -> Report:
         self._thread.join(30)
         assert not self._thread.is_alive()

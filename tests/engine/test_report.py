@@ -11,7 +11,7 @@ import pytest
 
 import zpipe
 from tests.machine import content
-from zpipe.engine.report import Fallback, Meter, Report
+from zpipe.engine.report import Fallback, Meter, OutletReport, Report
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -37,6 +37,39 @@ def test_an_errno_without_a_name_is_a_number() -> None:
 
 def test_a_report_of_nothing() -> None:
     assert (Report().moved, Report().hops) == (0, [])
+
+
+@pytest.mark.parametrize(
+    ("state", "given_up"),
+    [
+        ("flowing", False),
+        ("blocked", False),
+        ("spilling", False),
+        ("detached", True),
+        ("failed", True),
+        ("left", False),
+        ("done", False),
+    ],
+)
+def test_an_output_is_given_up_by_failing_or_by_being_too_slow(state: str, given_up: bool) -> None:
+    outlet = OutletReport("x", "block")
+    assert (outlet.state, outlet.error, outlet.given_up) == ("flowing", None, False)
+    outlet.state = state
+    assert outlet.given_up is given_up
+
+
+@pytest.mark.parametrize("sinks", [1, 3])
+def test_the_report_has_an_outlet_for_each_sink(sinks: int, tmp_path: Path) -> None:
+    (tmp_path / "b").write_bytes(content(BIG))
+    names = [str(tmp_path / f"x{number}") for number in range(sinks)]
+    report = zpipe.copy(str(tmp_path / "b"), *names)
+    (hop,) = report.hops
+    assert hop.sink == ", ".join(names)
+    assert report.moved == BIG, "bytes count once, however many sinks took them"
+    for outlet, name in zip(hop.outlets, names, strict=True):
+        assert (outlet.sink, outlet.state, outlet.moved) == (name, "done", BIG)
+        assert (outlet.lag, outlet.spilled, outlet.deepest) == (0, 0, 0)
+        assert outlet.mover == hop.mover
 
 
 def test_the_report_of_a_copy(tmp_path: Path) -> None:

@@ -246,6 +246,32 @@ def test_a_second_one_does_not_wait_for_a_look_and_a_third_is_too_late() -> None
     assert raised.value.signum == signal.SIGTERM
 
 
+def test_a_request_that_was_heard_is_not_raised_again_but_the_next_one_is() -> None:
+    """So that what was read can be delivered, unless the user is impatient."""
+    with Signals() as stop:
+        signal.raise_signal(signal.SIGINT)
+        with pytest.raises(Interrupted):
+            stop.check()
+        stop.heard()
+        stop.check()
+        signal.raise_signal(signal.SIGTERM)
+        with pytest.raises(Interrupted) as raised:
+            stop.check()
+        assert raised.value.signum == signal.SIGTERM
+        with pytest.raises(Interrupted):
+            stop.check()
+        # a third one does not disturb the tidying up
+        signal.raise_signal(signal.SIGINT)
+    assert stop.wakeup == -1
+
+
+def test_a_library_has_nothing_to_hear() -> None:
+    stop = Stop()
+    stop.heard()
+    stop.check()
+    assert not stop.status_wanted
+
+
 def test_a_word_is_asked_for_by_sigusr1() -> None:
     with Signals() as stop:
         signal.raise_signal(signal.SIGUSR1)

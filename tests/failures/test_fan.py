@@ -12,6 +12,7 @@ import socket
 import struct
 import subprocess
 import threading
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -176,14 +177,13 @@ def test_the_largest_file_that_is_allowed(tmp_path: Path) -> None:
     assert (tmp_path / "a").read_bytes() == DATA[:largest]
 
 
-@pytest.mark.parametrize("name", ["EIO", "ENOSPC", "EINVAL", "EINTR"])
+@pytest.mark.parametrize("name", ["EIO", "EINVAL", "EINTR"])
 @pytest.mark.parametrize(
     ("call", "path", "words"),
     [
         ("tee", "", ()),
         ("splice", "in", ()),
         ("splice", "b", ()),
-        ("splice", "b", ("--when-full", "spill", "--spill-dir", ".")),
         ("readv", "in", ("--via", "plain")),
         ("write", "b", ("--via", "plain")),
         ("write", "b", ("-a",)),
@@ -193,36 +193,38 @@ def test_the_largest_file_that_is_allowed(tmp_path: Path) -> None:
 def test_a_call_that_fails(
     call: str, path: str, words: tuple[str, ...], name: str, tmp_path: Path
 ) -> None:
-    """At its n-th time, on a file if one is named: all is there, or what is there is stated."""
-    data = DATA[: 600 << 10]
-    (tmp_path / "in").write_bytes(data)
-    (tmp_path / "b").write_bytes(b"")  # strace knows a file by what it is when it begins
-    prefix = ["-o", str(tmp_path / "log"), "-e", f"trace={call}"]
-    prefix += ["-P", str(tmp_path / path)] if path else ["--seccomp-bpf"]
-    statuses = []
-    for when in (1, 2, 3, 5):
-        fault = ["-e", f"inject={call}:error={name}:when={when}"]
+    """The first or the fourth, of a file if one is named: all arrives, or what did is told."""
+    (tmp_path / "in").write_bytes(DATA)
+
+    def attempt(when: int) -> int:
+        folder = tmp_path / str(when)
+        folder.mkdir()
+        (folder / "b").write_bytes(b"")  # strace knows a file by what it is when it begins
+        prefix = ["-o", str(folder / "log"), "-s", "0", "-e", f"trace={call}"]
+        prefix += ["-e", f"inject={call}:error={name}:when={when}"]
+        prefix += ["-P", str(folder / path if path == "b" else tmp_path / path)] if path else []
         with open(tmp_path / "in", "rb") as file:
             done = tee(
                 *("--json", "--no-stdout", "--pipe-size", "64K", *words, *NAMES),
                 stdin=file,
-                cwd=tmp_path,
-                before=strace(*prefix, *fault),
+                cwd=folder,
+                before=strace(*prefix),
             )
-        assert "(INJECTED)" in (tmp_path / "log").read_text(), "it is called as often as that"
-        statuses.append(done.returncode)
-        states = judge(done, data, tmp_path)
+        assert "(INJECTED)" in (folder / "log").read_text(), "it is called as often as that"
+        states = judge(done, DATA, folder)
         if path == "b":
             assert states["a"] == states["c"] == "done"
-        for each in NAMES:
-            os.truncate(tmp_path / each, 0)
+        return done.returncode
+
+    with ThreadPoolExecutor(2) as pool:
+        statuses = list(pool.map(attempt, (1, 4)))
     failed = 5 if path == "b" else 1
     if name == "EINTR":
-        assert statuses == [0] * 4
+        assert statuses == [0, 0]
     elif name == "EINVAL" and call in ("tee", "splice"):
-        assert statuses == [0, *[failed] * 3], "only the first refusal is no failure"
+        assert statuses == [0, failed], "only the first refusal is no failure"
     else:
-        assert statuses == [failed] * 4
+        assert statuses == [failed, failed]
 
 
 # A reader
@@ -473,8 +475,11 @@ def test_no_pages_for_pipes_are_left(words: tuple[str, ...], tmp_path: Path) -> 
     assert (tmp_path / "d").read_bytes() == DATA
 
 
-@pytest.mark.parametrize("name", ["ENOSYS", "EPERM"])
-@pytest.mark.parametrize("calls", [("tee",), ("splice",), ("splice", "tee")], ids=" ".join)
+@pytest.mark.parametrize(
+    ("name", "calls"),
+    [("ENOSYS", ("tee",)), ("EPERM", ("splice",)), ("ENOSYS", ("splice", "tee"))],
+    ids=str,
+)
 @pytest.mark.parametrize("stdin", ["pipe", "file"])
 @pytest.mark.parametrize("spill", [False, True], ids=["block", "spill"])
 def test_calls_that_are_denied(
@@ -718,7 +723,7 @@ def test_a_producer_and_a_consumer_of_one_job(tmp_path: Path) -> None:
     script = "trap 'echo last; exit' INT; echo first; while :; do read x <wait; done"
     os.mkfifo(tmp_path / "wait")
     producer = subprocess.Popen(
-        ["bash", "-c", script], stdout=subprocess.PIPE, cwd=tmp_path, process_group=0
+        ["bash", "-c", script], stdout=subprocess.PIPE, cwd=tmp_path, start_new_session=True
     )
     with producer:
         assert producer.stdout is not None

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -107,6 +109,35 @@ def test_a_policy_takes_on_the_options_and_keeps_the_rest() -> None:
     )
     assert adapted(basis, {}, "x") == basis
     assert basis.when_full == "block"
+
+
+@pytest.mark.parametrize(
+    ("basis", "options", "why"),
+    [
+        ({}, {"detach_after": "1s"}, "option detach_after: has no effect: no output is detached"),
+        ({}, {"spill_max": "1K"}, "option spill_max: has no effect: no output spills"),
+        ({}, {"spill_dir": "/tmp"}, "option spill_dir: has no effect: no output spills"),
+        ({}, {"spill_then": "block"}, "option spill_then: has no effect: no output spills"),
+        (
+            {"when_full": "spill"},
+            {"when_full": "detach", "spill_max": "1K"},
+            "option spill_max: has no effect: no output spills",
+        ),
+        ({"when_full": "detach"}, {"detach_after": "1s"}, None),
+        ({"when_full": "spill", "spill_then": "detach"}, {"detach_after": "1s"}, None),
+        ({"when_full": "spill"}, {"spill_max": "0", "spill_dir": "/tmp"}, None),
+        ({}, {"when_full": "block"}, None),
+    ],
+)
+def test_an_option_that_changes_nothing_is_refused(
+    basis: dict[str, Any], options: dict[str, str], why: str | None
+) -> None:
+    if why is None:
+        adapted(Policy(**basis), options, "x")
+        return
+    with pytest.raises(UsageError) as raised:
+        adapted(Policy(**basis), options, "x")
+    assert str(raised.value) == f"x: {why}"
 
 
 @pytest.mark.parametrize(

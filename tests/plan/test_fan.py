@@ -9,8 +9,10 @@ import pytest
 from zpipe.errors import UsageError
 from zpipe.facts import FdFacts
 from zpipe.graph.model import Wishes
+from zpipe.graph.policy import Policy
+from zpipe.movers import MOVERS
 from zpipe.movers.drain import BUFFER
-from zpipe.plan.fan import WAYS, choose_fan, copies_to
+from zpipe.plan.fan import WAYS, choose_fan, copies_to, judge, needs_fan
 from zpipe.values import replace
 
 MIB = 1 << 20
@@ -107,10 +109,64 @@ def test_the_way_asked_for_stands_alone(via: str) -> None:
     assert plan.refusals == ()
 
 
-def test_a_mover_for_one_sink_cannot_be_asked_for() -> None:
+BLOCKS, SPILLS = Policy(), Policy(when_full="spill")
+
+
+@pytest.mark.parametrize(
+    ("policies", "parts", "fan"),
+    [
+        ([BLOCKS], False, False),
+        ([BLOCKS], True, True),
+        ([SPILLS], False, True),
+        ([Policy(when_full="detach")], False, True),
+        ([BLOCKS, BLOCKS], False, True),
+    ],
+    ids=["one", "one in parts", "one that spills", "one that is detached", "two"],
+)
+def test_what_more_than_a_hop_is_for(policies: list[Policy], parts: bool, fan: bool) -> None:
+    assert needs_fan(policies, parts=parts) is fan
+
+
+@pytest.mark.parametrize(
+    ("policies", "parts", "via", "why"),
+    [
+        ([BLOCKS] * 2, False, "sendfile", "cannot serve: several sinks go by tee or plain"),
+        ([BLOCKS] * 2, False, "splice", "cannot serve: several sinks go by tee or plain"),
+        ([SPILLS], False, "tee", "cannot serve: a buffer and parts go by splice or plain"),
+        ([BLOCKS], True, "reflink", "cannot serve: a buffer and parts go by splice or plain"),
+        ([BLOCKS], False, "tee", "serves several sinks, and there is one"),
+    ],
+)
+def test_a_way_that_can_never_serve_is_refused_before_anything_is_opened(
+    policies: list[Policy], parts: bool, via: str, why: str
+) -> None:
     with pytest.raises(UsageError) as raised:
-        choose_fan(PIPE, [TARGET, PIPE], Wishes(via="sendfile"))
-    assert str(raised.value) == "--via sendfile: serves one sink; several go by tee or plain"
+        judge(Wishes(via=via), policies, parts=parts)
+    assert str(raised.value) == f"--via {via}: {why}"
+
+
+@pytest.mark.parametrize(
+    ("policies", "ways"), [([BLOCKS] * 3, ("tee", "plain")), ([SPILLS], ("splice", "plain"))]
+)
+def test_where_all_ways_are_forbidden_nothing_is_opened(
+    policies: list[Policy], ways: tuple[str, ...]
+) -> None:
+    with pytest.raises(UsageError, match=f"go by {' or '.join(ways)}, and --no-via forbids both"):
+        judge(Wishes(without=frozenset(ways)), policies, parts=False)
+    for way in ways:
+        judge(Wishes(without=frozenset({way})), policies, parts=False)
+        judge(Wishes(via=way), policies, parts=False)
+
+
+def test_every_mover_may_be_asked_for_or_forbidden_with_one_sink() -> None:
+    for mover in MOVERS:
+        judge(Wishes(via=mover), [BLOCKS], parts=False)
+    judge(Wishes(without=frozenset(MOVERS)), [BLOCKS], parts=False)
+
+
+def test_to_one_sink_with_a_buffer_there_is_nothing_to_double() -> None:
+    plan = choose_fan(PIPE, [PIPE], Wishes())
+    assert [candidate.name for candidate in plan.candidates] == ["splice", "plain"]
 
 
 def test_what_is_forbidden_is_not_taken() -> None:

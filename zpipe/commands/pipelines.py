@@ -61,12 +61,12 @@ def cat_graph(
     ends = [parse(text, sink=False) for text in sources] or [_STANDARD]
     policy = Policy(on_error="stop")
     if buffer is not None:
-        # a round, the inlet and the outlet of the stage lie in pipes; the rest in a file
+        # all of it may have to lie in the file: what is in the three pipes, a round, the inlet and
+        # the outlet of the stage, comes in pieces of any size
         third = max(_SMALLEST_PIPE, min(_LARGEST_PIPE, buffer // 3))
         pipe = 1 << third.bit_length() - 1
         wishes = replace(wishes, pipe_size=wishes.pipe_size or pipe)
-        spill = max(0, buffer - 3 * pipe)
-        policy = replace(policy, when_full="spill", spill_max=spill)
+        policy = replace(policy, when_full="spill", spill_max=buffer)
     sinks = [(_STANDARD, policy)]
     whole = len(ends) == 1 and ends[0].kind == "file" and wishes.length is None
     for algorithm in hashes:

@@ -146,9 +146,13 @@ class Fd(EndpointKind):
 def preview_inherited(fd: int, name: str) -> FdFacts:
     """Return the facts of an inherited fd. Raises: TransferError  it is not open."""
     try:
-        return gather(fd, owned=False)
+        facts = gather(fd, owned=False)
     except OSError as error:
         raise open_failed(name, "open", error) from error
+    way = os.W_OK if facts.writable else os.R_OK
+    if facts.type in ("pipe", "tty") and os.access(f"/proc/self/fd/{fd}", way):
+        return replace(facts, nonblocking=True, owned=True)  # it will be opened once more
+    return facts
 
 
 KIND: EndpointKind = Fd()

@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from zpipe.graph.policy import Policy
     from zpipe.kernel.pipes import Pipe
 
+IN_TURNS = 2  # rounds that a thread is given at once
 _JOIN = 0.1  # seconds that a thread has for ending, before its sink is left to it
 
 
@@ -246,6 +247,12 @@ class Branch:
         else:
             self.end.cut()
 
+    def halt(self) -> None:
+        """Move nothing any more, and know what was moved. May be called twice."""
+        self.resume()
+        self._give_up()
+        self.look()
+
     def close(self) -> None:
         """Release everything but the end. May be called twice."""
         self._give_up()
@@ -268,8 +275,9 @@ def _fill(inlet: Pipe, data: memoryview) -> None:
 class WorkerBranch(Branch):
     """Pumped by a thread of its own: for files, which are never "not ready".
 
-    Without a stage it has more than one inlet, which are filled and emptied in turns: the thread
-    need not wait for the slowest of the others before it has work again.
+    Without a stage it is given a second round while it is at the first: the thread need not wait
+    for the slowest of the others before it has work again. Rounds in pipes take its inlets in
+    turns; those of a buffer are handed over as they are.
     """
 
     threaded = True
@@ -288,14 +296,14 @@ class WorkerBranch(Branch):
         """Raises: OSError  no thread can be had."""
         super().__init__(end, policy, outlet, waiter, None, stage)
         self._inlets = [stage.inlet] if stage is not None else inlets
-        self._filled = self._emptied = 0
-        self._lent: tuple[Pipe, memoryview] | None = None  # a round, and the inlet that it is for
-        self._untold: list[int] = []  # rounds in the inlets that the thread does not know of
+        self._filled = self._emptied = 0  # inlets, since the beginning
+        self._begun = self._ended = 0  # rounds
+        self._untold: list[int | memoryview] = []  # rounds that the thread does not know of
         self._wake = wake
         self._given_up = False
         self._done = False
         self._fault: Exception | None = None
-        self._rounds: SimpleQueue[int] = SimpleQueue()
+        self._rounds: SimpleQueue[int | bytes] = SimpleQueue()
         self._thread = threading.Thread(target=self._run, daemon=True)
         start(self._thread)
         if stage is not None:
@@ -303,17 +311,17 @@ class WorkerBranch(Branch):
 
     @property
     def inlet(self) -> Pipe | None:
-        return self._inlets[self._filled % len(self._inlets)]
+        return self._inlets[self._filled % len(self._inlets)] if self._inlets else None
 
     @property
     def ready(self) -> bool:
         if self.stage is not None:
             return super().ready
-        return self._filled - self._emptied < len(self._inlets)
+        return self._begun - self._ended < IN_TURNS
 
     @property
     def caught_up(self) -> bool:
-        return super().ready if self.stage is not None else self._filled == self._emptied
+        return super().ready if self.stage is not None else self._begun == self._ended
 
     @property
     def finished(self) -> bool:
@@ -327,6 +335,7 @@ class WorkerBranch(Branch):
         self.handed += moved
         if self.stage is None:
             self._filled += 1
+            self._begun += 1
             self._untold.append(moved)
 
     def lend(self, data: memoryview) -> None:
@@ -334,8 +343,8 @@ class WorkerBranch(Branch):
             super().lend(data)
             return
         self.handed += len(data)
-        self._lent = (self._inlets[self._filled % len(self._inlets)], data)
-        self._filled += 1
+        self._begun += 1
+        self._untold.append(data)
 
     def end_input(self) -> None:
         super().end_input()
@@ -349,13 +358,9 @@ class WorkerBranch(Branch):
         Not before the others were pumped for: from then on two threads contend for one
         interpreter, and a line on its way to a pipe would be late by half a millisecond.
         """
-        if self._lent is not None:
-            inlet, data = self._lent
-            self._lent = None
-            self._untold.append(len(data))
-            _fill(inlet, data)
-        for count in self._untold:
-            self._rounds.put(count)
+        for data in self._untold:
+            # the buffer is the fan's, and will be filled again
+            self._rounds.put(data if isinstance(data, int) else bytes(data))
         self._untold.clear()
         return False
 
@@ -389,17 +394,21 @@ class WorkerBranch(Branch):
 
     def _work(self) -> None:
         pump, stage = self.pump, self.stage
-        while count := self._rounds.get():
-            if stage is None:
-                pump.reader = self._inlets[self._emptied % len(self._inlets)].reader
-            pump.in_pipe = count
+        while given := self._rounds.get():
+            if isinstance(given, bytes):
+                pump.rest = memoryview(given)
+            else:
+                pump.in_pipe = given
+                if stage is None:
+                    pump.reader = self._inlets[self._emptied % len(self._inlets)].reader
+                    self._emptied += 1
             began = time.monotonic()
             while pump.held:
                 if self._given_up:
                     return
                 self._push()
             self._blocked += time.monotonic() - began
-            self._emptied += 1
+            self._ended += 1
             if stage is not None:
                 stage.hungry()
             elif self.awaited:

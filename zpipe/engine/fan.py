@@ -22,8 +22,10 @@ from zpipe.engine.watch import act
 from zpipe.errors import (
     ConsumerGone,
     Interrupted,
+    SourceChanged,
     StalledError,
     TransferError,
+    UsageError,
     ZpipeError,
     reason,
     signal_name,
@@ -31,7 +33,6 @@ from zpipe.errors import (
 from zpipe.kernel.pipes import CAPACITY
 from zpipe.movers.contract import MoveFault
 from zpipe.plan.fan import choose_fan
-from zpipe.units import format_duration
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -90,6 +91,7 @@ class Fan:
         self._wake = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
         self._intake: Intake | None = None  # the last one, also when it is over
         self._interrupted: Interrupted | None = None
+        self._failure: TransferError | None = None  # of the source at hand
         self._began = self._moved_at = time.monotonic()
         self._counted: Counter[str] = Counter()  # calls of branches that are in a report
         self._marks = -1  # what had moved by `_moved_at`
@@ -109,6 +111,10 @@ class Fan:
         Raises: UsageError     the way asked for cannot serve.
                 TransferError  there is no place to spill to.
         """
+        if source.facts.keeps_boundaries:
+            for end, policy, _ in self._sinks:
+                if end.facts.keeps_boundaries and policy.when_full == "spill":
+                    raise UsageError(f"{end.name}: spill would lose the boundaries of messages")
         plan = choose_fan(source.facts, [end.facts for end, _, _ in self._sinks], wishes)
         names = ", ".join(end.name for end, _, _ in self._sinks)
         intake = Intake(
@@ -135,16 +141,20 @@ class Fan:
         if self._no_pipes is not None and intake.report.plan.first.name != "plain":
             tell_no_pipes(intake, self._no_pipes, self._feedback)
         try:
-            try:
-                self._loop(intake)
-            except TransferError as error:
-                if error.of_source:
-                    # what was read of it before it failed is delivered
-                    intake.ended = True
-                    self._loop(intake)
-                raise
-            if self._interrupted is None and self._live:
-                intake.compare(self._outcome())
+            self._loop(intake)
+            if self._interrupted is None and self._live and self._failure is None:
+                try:
+                    intake.compare()
+                except SourceChanged as error:
+                    self._failure = error
+            failure, self._failure = self._failure, None
+            if failure is not None:
+                failure.args = (f"{failure}; {self._outcome()}",)
+                raise failure
+        except BaseException as error:
+            if not (isinstance(error, TransferError) and error.of_source):
+                self._halt()  # else the next source may follow
+            raise
         finally:
             self._waiter.tick = None
             self._account()
@@ -193,6 +203,9 @@ class Fan:
             for branch in self._live:
                 branch.end_input()
             self._loop(None)
+        except BaseException:
+            self._halt()
+            raise
         finally:
             self._waiter.tick = None
             self._account()
@@ -247,8 +260,7 @@ class Fan:
                 self._stop.check()
                 moved = False
                 if intake is not None:
-                    moved = intake.take(self._live, self._outcome)
-                    moved |= intake.give(self._live, self._outcome)
+                    moved = self._move(intake)
                 for branch in list(self._live):
                     moved |= self._work(branch)
                 moved |= self._look_after()
@@ -260,6 +272,25 @@ class Fan:
                     self._sleep(intake)
             except Interrupted as interrupted:
                 self._end_early(interrupted, intake)
+
+    def _move(self, intake: Intake) -> bool:
+        """Take and give; what was read of a source before it failed is delivered."""
+        try:
+            moved = intake.take(self._live)
+            return intake.give(self._live) or moved
+        except TransferError as error:
+            if not error.of_source:
+                self._halt()
+                error.args = (f"{error}; {self._outcome()}",)
+                raise
+            self._failure = error
+            intake.ended = True
+            return True
+
+    def _halt(self) -> None:
+        """End all threads, so that what is told of their sinks stays true."""
+        for branch in self._branches:
+            branch.halt()
 
     def _is_over(self, intake: Intake | None) -> bool:
         if not self._live:
@@ -277,6 +308,7 @@ class Fan:
         interrupted.args = (f"{name}: ended by {signal_name(interrupted.signum)}",)
         provisional = all(branch.end.provisional for branch in self._live)
         if self._interrupted is not None or provisional:
+            self._halt()
             interrupted.args = (f"{interrupted}; {self._outcome()}",)
             raise interrupted
         self._interrupted = interrupted
@@ -313,7 +345,7 @@ class Fan:
             elif branch.detachable:
                 deadline = branch.deadline(now)
                 if deadline is not None and now >= deadline:
-                    span = format_duration(branch.policy.detach_after)
+                    span = f"{branch.policy.detach_after:g} s"
                     text = f"{branch.end.name}: write: took no data for {span}"
                     self._drop(branch, text, "detached", TransferError(text))
         return len(self._live) != before
@@ -395,10 +427,11 @@ class Fan:
         return self._moved_at + self._wishes.stall_timeout
 
     def _stalled(self, source: End | None) -> StalledError:
+        slow = [branch.end.name for branch in self._live if branch.pump.held or not branch.ready]
+        self._halt()
         span = f"{self._wishes.stall_timeout:g} s"
         if source is not None:
             return StalledError(f"{source.name}: no data came for {span}; {self._outcome()}")
-        slow = [branch.end.name for branch in self._live if branch.pump.held or not branch.ready]
         return StalledError(f"{', '.join(slow)}: took no data for {span}; {self._outcome()}")
 
     # What goes wrong

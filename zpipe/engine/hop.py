@@ -149,7 +149,7 @@ class Hop:
                     self._tick()
             elif isinstance(step, Ended):
                 # while the transfer still holds what keeps writers off
-                self._watch.check(self._delivered_text(), self.report.moved)
+                self._watch.check(self.report.moved, self._delivered_text())
                 return True
             elif isinstance(step, FallBack):
                 self._account(transfer, name)
@@ -284,7 +284,7 @@ class Hop:
         side = fault.side or ("sink" if number in SINK_ONLY else None)
         if side == "source":
             # if it has changed, that is the true reason
-            self._watch.check(self._delivered_text(), self.report.moved)
+            self._watch.check(self.report.moved, self._delivered_text())
             where = f"{self._source.name}: {act(fault.call, 'read')}"
         elif side == "sink":
             verb = "write" if fault.side is None else act(fault.call, "write")

@@ -16,7 +16,7 @@ from zpipe.values import replace
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Sequence
 
     from zpipe.endpoints.contract import End
     from zpipe.engine.branch import Branch
@@ -117,10 +117,10 @@ class Intake:
             return self._tee if self._much else self._buffer
         return self.trunk
 
-    def take(self, branches: Sequence[Branch], outcome: Callable[[], str]) -> bool:
+    def take(self, branches: Sequence[Branch]) -> bool:
         """Take a round if there is room for one; tell whether anything happened.
 
-        Raises: TransferError, SourceChanged  the source failed; `outcome` ends the message.
+        Raises: TransferError, SourceChanged  the source failed; what the sinks have is not told.
         """
         if self.loaded or self.ended or self.waits:
             return False
@@ -136,7 +136,7 @@ class Intake:
         try:
             taken = trunk.take(allowance)
         except MoveFault as fault:
-            raise self._failure(fault, outcome()) from fault
+            raise self._failure(fault) from fault
         if isinstance(taken, int):
             if self._limit is not None and taken > self._limit - self.taken:
                 taken = trunk.loaded = self._limit - self.taken  # of a datagram
@@ -151,13 +151,13 @@ class Intake:
         if isinstance(taken, Ended):
             self.ended = True
         elif isinstance(taken, FallBack):
-            self._fall_back(taken, b"", outcome())
+            self._fall_back(taken, b"")
         else:
             self.waits = True
             return False
         return True
 
-    def give(self, branches: Sequence[Branch], outcome: Callable[[], str]) -> bool:
+    def give(self, branches: Sequence[Branch]) -> bool:
         """Give the round to all branches if all are ready; tell whether anything happened.
 
         Raises: TransferError  a call failed half-way.
@@ -169,11 +169,11 @@ class Intake:
             refused = trunk.give(branches)
         except OSError as error:
             raise TransferError(
-                f"{self.source.name}: tee: {reason(error)}; {outcome()}", errno=error.errno
+                f"{self.source.name}: tee: {reason(error)}", errno=error.errno
             ) from error
         if refused is not None:
             assert isinstance(trunk, PipeTrunk)
-            self._fall_back(refused, trunk.empty(), outcome())
+            self._fall_back(refused, trunk.empty())
         elif self._lease is not None and not self._lease.held():
             # it waits for us, at most for lease-break-time: the comparison tells
             self.report.notes.append(f"another process asked for the source at byte {self.taken}")
@@ -181,9 +181,9 @@ class Intake:
             self.source.facts = replace(self.source.facts, stable=False)
         return True
 
-    def compare(self, outcome: str) -> None:
+    def compare(self) -> None:
         """Raise: SourceChanged  the source is not what it was."""
-        self._watch.check(outcome, self.report.moved)
+        self._watch.check(self.report.moved)
 
     def account(self, underway: int, seconds: float) -> None:
         """Bring the report up to date; `underway` bytes of what was taken are with no sink yet."""
@@ -193,7 +193,7 @@ class Intake:
         if self._by:
             report.mover = max(self._by, key=lambda name: self._by[name])
             others = sum(count for name, count in self._by.items() if name != report.mover)
-            report.bytes_by_mover = Counter(self._by)
+            report.bytes_by_mover = Counter({name: n for name, n in self._by.items() if n})
             report.bytes_by_mover[report.mover] = max(0, report.moved - others)
         facts = self.source.facts
         if not facts.on_disk and not facts.generated:
@@ -204,25 +204,29 @@ class Intake:
         self._trunk = BufferTrunk(self.source.port(), self.report.calls, self._room, rescued)
         self.report.mover = "plain"
 
-    def _fall_back(self, refusal: FallBack, rescued: bytes, outcome: str) -> None:
+    def _fall_back(self, refusal: FallBack, rescued: bytes) -> None:
         report = self.report
         fallback = Fallback(self.trunk.name, refusal.call, refusal.errno, report.moved)
         report.fallbacks.append(fallback)
         if self._wishes.via is not None or "plain" in self._wishes.without:
             asked = f"--via {self._wishes.via}: " if self._wishes.via else ""
             raise TransferError(
-                f"{self.source.name}: {asked}{refusal.call}: {fallback.reason}; {outcome}",
+                f"{self.source.name}: {asked}{refusal.call}: {fallback.reason}",
                 errno=refusal.errno or None,
             )
         self._feedback.fell_back(report, fallback)
+        if rescued:
+            # it never came further than the pipe that it is read out of
+            self._by[self.trunk.name] -= len(rescued)
+            self._by["plain"] = self._by.get("plain", 0) + len(rescued)
         self._to_buffer(rescued)
 
-    def _failure(self, fault: MoveFault, outcome: str) -> TransferError:
+    def _failure(self, fault: MoveFault) -> TransferError:
         # if it has changed, that is the true reason
-        self._watch.check(outcome, self.report.moved)
+        self._watch.check(self.report.moved)
         why = fault.error.strerror or reason(fault.error)
         error = TransferError(
-            f"{self.source.name}: {act(fault.call, 'read')}: {why}; {outcome}",
+            f"{self.source.name}: {act(fault.call, 'read')}: {why}",
             delivered=self.report.moved,
             errno=fault.error.errno,
         )

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from zpipe.engine.branch import Branch, WorkerBranch
+from errno import EAGAIN
+
+from zpipe.engine.branch import IN_TURNS, Branch, WorkerBranch
 from zpipe.engine.spill import Stage, default_folder
 from zpipe.errors import TransferError, reason
 from zpipe.kernel.pipes import CAPACITY, Pipe
@@ -17,7 +19,6 @@ if TYPE_CHECKING:
 
 _ALL = 16 << 20  # bytes of capacity for one fan: a quarter of what one user may have (pipe(7))
 _LEAST = 64 << 10
-_IN_TURNS = 2  # inlets of a thread: one is filled while the other is emptied
 
 
 def make_pipes(count: int, wanted: int | None) -> list[Pipe]:
@@ -63,10 +64,11 @@ def make_branch(
         try:
             stage = Stage(folder, policy.spill_max, capacity, wake)
         except OSError as error:
+            what = "start a thread to spill" if error.errno == EAGAIN else f"spill to {folder}"
             raise TransferError(
-                f"{end.name}: spill to {folder}: {reason(error)}", errno=error.errno
+                f"{end.name}: {what}: {reason(error)}", errno=error.errno
             ) from error
-    if end.facts.on_disk and (inlets or stage is not None):
+    if end.facts.on_disk:
         try:
             return WorkerBranch(end, policy, outlet, waiter, inlets, stage, wake=wake)
         except OSError:
@@ -77,10 +79,10 @@ def make_branch(
 
 def inlets_of(end: End, policy: Policy) -> int:
     """Return how many inlets the branch of an end needs."""
-    return _IN_TURNS if end.facts.on_disk and policy.when_full != "spill" else 1
+    return IN_TURNS if end.facts.on_disk and policy.when_full != "spill" else 1
 
 
 def rounds_of_copies(branches: Sequence[Branch]) -> int:
-    """Return how many bytes of a buffer every inlet has room for."""
-    rooms = [branch.inlet.capacity for branch in branches if branch.inlet is not None]
+    """Return how many bytes of a buffer can be written into the inlet of every stage."""
+    rooms = [branch.stage.inlet.capacity for branch in branches if branch.stage is not None]
     return min([CAPACITY, *rooms])

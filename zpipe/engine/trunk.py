@@ -99,7 +99,9 @@ class BufferTrunk(Trunk):
     lends = True
 
     def __init__(self, source: OpenFd, calls: Counter[str], room: int, rescued: bytes = b""):
-        self._drain = BufferDrain(source, calls, min(BUFFER, room))
+        # a message is read whole, and goes on whole where there is no stage to pass
+        whole = source.facts.keeps_boundaries
+        self._drain = BufferDrain(source, calls, BUFFER if whole else min(BUFFER, room))
         self._room = room
         self._rescued = memoryview(rescued)
         self.loaded = len(rescued)
@@ -115,6 +117,9 @@ class BufferTrunk(Trunk):
             data, self._rescued = self._rescued[: self._room], self._rescued[self._room :]
         else:
             data = self._drain.data[: self.loaded]
+            if any(branch.stage is not None for branch in branches) and len(data) > self._room:
+                self._rescued = data[self._room :]
+                data = data[: self._room]
         for branch in branches:
             branch.lend(data)
         self.loaded -= len(data)

@@ -26,7 +26,7 @@ class Watch:
         self._path = _path(source) if self._before else ""
         self.limit = _limit(source, wishes)
 
-    def check(self, outcome: str, delivered: int) -> None:
+    def check(self, delivered: int, outcome: str = "") -> None:
         """Ask fstat whether a regular source is what it was; `outcome` ends the message.
 
         Raises: SourceChanged.
@@ -41,7 +41,7 @@ class Watch:
         if found:
             raise SourceChanged(
                 f"{self._source.name}: read: the source changed while it was read"
-                f" ({', '.join(found)}); {outcome}",
+                f" ({', '.join(found)}){'; ' if outcome else ''}{outcome}",
                 delivered=delivered,
             )
 

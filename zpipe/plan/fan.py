@@ -75,7 +75,7 @@ def judge(wishes: Wishes, policies: Sequence[Policy], *, parts: bool) -> None:
             raise UsageError(f"--via {wishes.via}: serves several sinks, and there is one")
         return
     ways = WAYS if len(policies) > 1 else WAYS_TO_ONE
-    what = "several sinks go" if len(policies) > 1 else "a buffer and parts go"
+    what = "several sinks go" if len(policies) > 1 else "with a buffer, or in parts, bytes go"
     if wishes.via is not None and wishes.via not in ways:
         raise UsageError(f"--via {wishes.via}: cannot serve: {what} by {' or '.join(ways)}")
     if wishes.via is None and not set(ways) - wishes.without:
