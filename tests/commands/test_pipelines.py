@@ -60,7 +60,7 @@ def test_an_address_that_is_none_is_refused() -> None:
     "buffer", [0, 1, 12 * K, 64 * K, M, 3 * M, 3 * M + 1, 4 * M, 64 * M, 1 << 30]
 )
 def test_a_buffer_is_shared_out_between_pipes_and_a_file(buffer: int) -> None:
-    """All of it is there, and no more than three of the smallest pipes beyond."""
+    """All of it is there, whatever the pipes of it take."""
     found = stream(cat_graph(["a", "b"], Wishes(), buffer=buffer))
     (policy,) = found.policies
     assert (policy.when_full, policy.spill_then, policy.on_error) == ("spill", "block", "stop")
@@ -68,8 +68,10 @@ def test_a_buffer_is_shared_out_between_pipes_and_a_file(buffer: int) -> None:
     assert pipe is not None
     assert 4 * K <= pipe <= M
     assert pipe & (pipe - 1) == 0, "the kernel would round it up"
-    assert policy.spill_max >= 0
-    assert buffer <= 3 * pipe + policy.spill_max <= max(buffer, 12 * K)
+    # a pipe counts slots, which lines do not fill: of the bytes themselves all may be in the file
+    assert buffer <= 3 * pipe + policy.spill_max
+    assert policy.spill_max <= buffer
+    assert 3 * pipe <= max(buffer, 12 * K)
     assert found.wishes[0] == found.wishes[1]
 
 

@@ -535,16 +535,18 @@ def test_an_output_that_dies_is_noticed_while_the_input_is_idle(tmp_path: Path) 
 
 def test_with_no_output_left_it_ends_without_more_input(tmp_path: Path) -> None:
     """So that the one who writes to it learns of it by SIGPIPE, at its next line."""
-    with fifo(tmp_path / "a") as reader:
-        with started("tee", "--no-stdout", "a", stdin=subprocess.PIPE, cwd=tmp_path) as process:
-            assert process.stdin is not None
-            process.stdin.write(b"abc")
-            process.stdin.flush()
-            assert exactly(reader, 3) == b"abc"
-            devnull = os.open(os.devnull, os.O_RDONLY)
-            os.dup2(devnull, reader)  # the last reader has gone
-            os.close(devnull)
-            assert process.wait(LONGEST) == 0
+    with (
+        fifo(tmp_path / "a") as reader,
+        started("tee", "--no-stdout", "a", stdin=subprocess.PIPE, cwd=tmp_path) as process,
+    ):
+        assert process.stdin is not None
+        process.stdin.write(b"abc")
+        process.stdin.flush()
+        assert exactly(reader, 3) == b"abc"
+        devnull = os.open(os.devnull, os.O_RDONLY)
+        os.dup2(devnull, reader)  # the last reader has gone
+        os.close(devnull)
+        assert process.wait(LONGEST) == 0
 
 
 def test_a_reader_that_leaves_half_way(tmp_path: Path) -> None:
@@ -610,18 +612,20 @@ def test_block_the_slowest_sets_the_pace(tmp_path: Path) -> None:
 
 def test_a_slow_reader_gets_everything(tmp_path: Path) -> None:
     """It waits for nobody: the one that reads nothing at first has held up, and lost nothing."""
-    with fifo(tmp_path / "slow") as reader:
-        with started("tee", "slow", "x", stdin=subprocess.PIPE, cwd=tmp_path) as process:
-            feeder = feed(process, LONG)
-            until_listening_to_signals(process)
-            until(lambda: "slow: 512 KiB, blocked" in asked(process), "the pipe is full")
-            taker = threading.Thread(target=receive, args=(os.dup(reader), got := bytearray()))
-            taker.start()
-            assert process.stdout is not None
-            assert process.stdout.read() == LONG
-            assert process.wait(LONGEST) == 0
-            taker.join()
-            feeder.join()
+    with (
+        fifo(tmp_path / "slow") as reader,
+        started("tee", "slow", "x", stdin=subprocess.PIPE, cwd=tmp_path) as process,
+    ):
+        feeder = feed(process, LONG)
+        until_listening_to_signals(process)
+        until(lambda: "slow: 512 KiB, blocked" in asked(process), "the pipe is full")
+        taker = threading.Thread(target=receive, args=(os.dup(reader), got := bytearray()))
+        taker.start()
+        assert process.stdout is not None
+        assert process.stdout.read() == LONG
+        assert process.wait(LONGEST) == 0
+        taker.join()
+        feeder.join()
     assert bytes(got) == (tmp_path / "x").read_bytes() == LONG
 
 
@@ -920,14 +924,16 @@ def test_past_the_bound_of_what_is_spilled(then: str, tmp_path: Path) -> None:
 def test_block_past_the_bound_loses_nothing(bound: str, tmp_path: Path) -> None:
     words = ["tee", "--no-stdout", "--when-full", "spill", "--spill-dir", "."]
     words += ["--spill-max", bound, "slow", "x"]
-    with fifo(tmp_path / "slow") as reader:
-        with started(*words, stdin=subprocess.PIPE, cwd=tmp_path) as process:
-            feeder = feed(process, LONG)
-            until_listening_to_signals(process)
-            until(lambda: re.search(r"slow: \S+ KiB, .* behind", asked(process)), "it is behind")
-            assert rest(reader) == LONG
-            assert process.wait(LONGEST) == 0
-            feeder.join()
+    with (
+        fifo(tmp_path / "slow") as reader,
+        started(*words, stdin=subprocess.PIPE, cwd=tmp_path) as process,
+    ):
+        feeder = feed(process, LONG)
+        until_listening_to_signals(process)
+        until(lambda: re.search(r"slow: \S+ KiB, .* behind", asked(process)), "it is behind")
+        assert rest(reader) == LONG
+        assert process.wait(LONGEST) == 0
+        feeder.join()
     assert (tmp_path / "x").read_bytes() == LONG
 
 

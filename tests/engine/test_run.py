@@ -381,7 +381,7 @@ def test_one_policy_for_each_output(folder: Path) -> None:
     os.close(reader)
     os.close(writer)
     text = str(raised.value)
-    assert text.startswith(f"{slow}: write: took no data for 50")
+    assert text.startswith(f"{slow}: write: took no data for ")
     assert text.endswith(f"; dropped at byte {taken}, the others go on")
     assert told.drops == [(slow, "detached")]
     assert (folder / "x").read_bytes() == bytes(2 << 20)

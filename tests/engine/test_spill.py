@@ -375,6 +375,18 @@ def test_it_is_given_up_while_its_reader_is_stuck(most: int, tmp_path: Path) -> 
     staged.stage.hungry()  # whoever reads may not have heard yet
 
 
+def test_one_that_is_given_up_at_any_moment_ends(tmp_path: Path) -> None:
+    """A thread that is about to sleep is told all the same."""
+    for number in range(300):
+        stage = Stage(str(tmp_path), 1 << 20, PART, lambda: None)
+        if number % 3 == 0:
+            os.write(stage.inlet.writer, b"data")
+        if number % 3 == 1:
+            stage.hungry()
+        stage.close(2.0)
+        assert stage.done
+
+
 @pytest.mark.usefixtures("small_segments")
 def test_a_file_that_cannot_be_made_is_a_fault_and_an_end(tmp_path: Path) -> None:
     """The folder is gone when the next file is due."""

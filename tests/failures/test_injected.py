@@ -72,9 +72,9 @@ def before(calls: list[Call], *, found: Callable[[Call], bool]) -> int:
 
 @pytest.fixture(scope="module")
 def sources(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A file of eight times 64 KiB and a bit; the same with a hole before each of its parts."""
+    """A file of eight times what a pipe takes and a bit; another one with holes."""
     folder = tmp_path_factory.mktemp("sources")
-    (folder / "source").write_bytes(content((512 << 10) + 77))
+    (folder / "source").write_bytes(content((4 << 20) + 77))
     with open(folder / "sparse", "wb") as file:
         for place in range(6):
             file.seek((2 * place + 1) << 16)

@@ -132,8 +132,18 @@ def test_what_more_than_a_hop_is_for(policies: list[Policy], parts: bool, fan: b
     [
         ([BLOCKS] * 2, False, "sendfile", "cannot serve: several sinks go by tee or plain"),
         ([BLOCKS] * 2, False, "splice", "cannot serve: several sinks go by tee or plain"),
-        ([SPILLS], False, "tee", "cannot serve: a buffer and parts go by splice or plain"),
-        ([BLOCKS], True, "reflink", "cannot serve: a buffer and parts go by splice or plain"),
+        (
+            [SPILLS],
+            False,
+            "tee",
+            "cannot serve: with a buffer, or in parts, bytes go by splice or plain",
+        ),
+        (
+            [BLOCKS],
+            True,
+            "reflink",
+            "cannot serve: with a buffer, or in parts, bytes go by splice or plain",
+        ),
         ([BLOCKS], False, "tee", "serves several sinks, and there is one"),
     ],
 )

@@ -242,7 +242,8 @@ class Stage:
                 self.passed += moved
                 self._wake()
                 continue
-            return waiting > 0 or self.spill.size > 0 or not self._ended
+            # asked for last: who gives up says so first, and then wakes
+            return not self._given_up and (waiting > 0 or self.spill.size > 0 or not self._ended)
         return False
 
     def _straight(self, count: int) -> int:
