@@ -17,7 +17,7 @@ import time
 from collections import Counter
 
 from zpipe.engine.intake import Intake, tell_no_pipes
-from zpipe.engine.outlets import inlets_of, make_branch, make_pipes, rounds_of_copies
+from zpipe.engine.outlets import make_branches, rounds_of_copies
 from zpipe.engine.watch import act
 from zpipe.errors import (
     ConsumerGone,
@@ -30,7 +30,6 @@ from zpipe.errors import (
     reason,
     signal_name,
 )
-from zpipe.kernel.pipes import CAPACITY
 from zpipe.movers.contract import MoveFault
 from zpipe.plan.fan import choose_fan
 
@@ -121,7 +120,10 @@ class Fan:
             source, names, wishes, plan, feedback=self._feedback, lease=lease, limiter=limiter
         )
         if not self._branches:
-            self._make_branches(wishes)
+            made = make_branches(self._sinks, wishes, self._waiter, self._woken)
+            self._branches, self._pipe, self._no_pipes = made
+            # threads last: see WorkerBranch.work
+            self._live = sorted(self._branches, key=lambda branch: branch.threaded)
         return FanHop(self, intake)
 
     def carry(self, intake: Intake) -> None:
@@ -158,36 +160,6 @@ class Fan:
         finally:
             self._waiter.tick = None
             self._account()
-
-    def _make_branches(self, wishes: Wishes) -> None:
-        made: list[Pipe] = []
-        if wishes.via != "plain" and not {"tee", "splice"} & wishes.without:
-            try:
-                count = sum(inlets_of(end, policy) for end, policy, _ in self._sinks)
-                made = make_pipes(count + 1, wishes.pipe_size)
-                self._pipe = made.pop()
-            except OSError as error:
-                self._no_pipes = error
-        capacity = self._pipe.capacity if self._pipe is not None else CAPACITY
-        try:
-            for end, policy, outlet in self._sinks:
-                count = inlets_of(end, policy) if made else 0
-                mine, made = made[:count], made[count:]
-                branch = make_branch(
-                    end, policy, outlet, self._waiter, mine, capacity=capacity, wake=self._woken
-                )
-                self._branches.append(branch)
-        finally:
-            for pipe in made:
-                pipe.close()
-        # threads last: see WorkerBranch.work
-        self._live = sorted(self._branches, key=lambda branch: branch.threaded)
-        if self._pipe is not None and any(
-            branch.inlet is None or branch.inlet.capacity < capacity for branch in self._branches
-        ):
-            # a stage got less than the others: tee would be short
-            self._pipe.close()
-            self._pipe, self._no_pipes = None, OSError(errno.EPERM, "")
 
     # The end
 

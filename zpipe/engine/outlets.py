@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from errno import EAGAIN
+from errno import EAGAIN, EPERM
 
 from zpipe.engine.branch import IN_TURNS, Branch, WorkerBranch
 from zpipe.engine.spill import Stage, default_folder
@@ -15,10 +15,55 @@ if TYPE_CHECKING:
 
     from zpipe.endpoints.contract import End, Waiter
     from zpipe.engine.report import OutletReport
+    from zpipe.graph.model import Wishes
     from zpipe.graph.policy import Policy
 
 _ALL = 16 << 20  # bytes of capacity for one fan: a quarter of what one user may have (pipe(7))
 _LEAST = 64 << 10
+
+
+def make_branches(
+    sinks: Sequence[tuple[End, Policy, OutletReport]],
+    wishes: Wishes,
+    waiter: Waiter,
+    wake: Callable[[], None],
+) -> tuple[list[Branch], Pipe | None, OSError | None]:
+    """Return the branches, the pipe of their trunk if they have pipes, and why not where they
+    should have had.
+
+    Raises: TransferError  there is no place to spill to.
+    """
+    trunk: Pipe | None = None
+    trouble: OSError | None = None
+    pipes: list[Pipe] = []
+    if wishes.via != "plain" and not {"tee", "splice"} & wishes.without:
+        try:
+            count = sum(inlets_of(end, policy) for end, policy, _ in sinks)
+            trunk, *pipes = make_pipes(count + 1, wishes.pipe_size)
+        except OSError as error:
+            trouble = error
+    capacity = trunk.capacity if trunk is not None else CAPACITY
+    branches: list[Branch] = []
+    try:
+        for end, policy, outlet in sinks:
+            count = inlets_of(end, policy) if pipes else 0
+            mine, pipes = pipes[:count], pipes[count:]
+            branches.append(
+                make_branch(end, policy, outlet, waiter, mine, capacity=capacity, wake=wake)
+            )
+    except BaseException:
+        for pipe in (*pipes, *filter(None, (trunk,))):
+            pipe.close()
+        for branch in branches:
+            branch.close()
+        raise
+    if trunk is not None and any(
+        branch.inlet is None or branch.inlet.capacity < capacity for branch in branches
+    ):
+        # a stage got less than the others: tee would be short
+        trunk.close()
+        trunk, trouble = None, OSError(EPERM, "")
+    return branches, trunk, trouble
 
 
 def make_pipes(count: int, wanted: int | None) -> list[Pipe]:
