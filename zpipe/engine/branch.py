@@ -298,7 +298,7 @@ class WorkerBranch(Branch):
         self._inlets = [stage.inlet] if stage is not None else inlets
         self._filled = self._emptied = 0  # inlets, since the beginning
         self._begun = self._ended = 0  # rounds
-        self._untold: list[int | memoryview] = []  # rounds that the thread does not know of
+        self._untold: list[int | bytes] = []  # rounds that the thread does not know of
         self._wake = wake
         self._given_up = False
         self._done = False
@@ -344,7 +344,7 @@ class WorkerBranch(Branch):
             return
         self.handed += len(data)
         self._begun += 1
-        self._untold.append(data)
+        self._untold.append(bytes(data))  # the buffer is the fan's, and will be filled again
 
     def end_input(self) -> None:
         super().end_input()
@@ -355,12 +355,11 @@ class WorkerBranch(Branch):
     def work(self) -> bool:
         """Tell the thread what there is.
 
-        Not before the others were pumped for: from then on two threads contend for one
-        interpreter, and a line on its way to a pipe would be late by half a millisecond.
+        Not before the others were pumped for: from then on threads contend for the interpreter
+        and for processors, and a line on its way to a pipe would be late by half a millisecond.
         """
         for data in self._untold:
-            # the buffer is the fan's, and will be filled again
-            self._rounds.put(data if isinstance(data, int) else bytes(data))
+            self._rounds.put(data)
         self._untold.clear()
         return False
 

@@ -338,7 +338,9 @@ class Fan:
             elif intake.limiter is not None and not intake.allowance():
                 timeout, cause = intake.limiter.delay(), "rate limit"
         for branch in self._live:
-            interests.update(branch.interests())
+            for fd, events in branch.interests().items():
+                # a socket may be the source and a sink
+                interests[fd] = interests.get(fd, 0) | events
             if branch.detachable and (deadline := branch.deadline(began)) is not None:
                 timeout = min(timeout, max(0.0, deadline - began))
         stalled = self._stall_deadline(began)
@@ -351,27 +353,32 @@ class Fan:
             if self._intake is not None:
                 waited = self._intake.report.waited
                 waited[cause] = waited.get(cause, 0.0) + now - began
+        if not fired:
+            if stalled is not None and now >= stalled:
+                raise self._stalled(source)
+            return
+        if source is not None and intake is not None and fired.get(source.fd, 0) & ~select.POLLOUT:
+            intake.waits = False
+            if len(fired) == 1 and fired[source.fd] == select.POLLIN:
+                return  # as for every line of a quiet pipeline: the shortest way to the sinks
         if self._wake in fired:
             os.eventfd_read(self._wake)
-        if source is not None and intake is not None and source.fd in fired:
-            intake.waits = False
         for branch in list(self._live):
             self._heed(branch, fired.get(branch.end.fd, 0))
-        if not fired and stalled is not None and now >= stalled:
-            raise self._stalled(source)
 
     def _await(self, intake: Intake) -> bool:
-        """Ask the first thread that is behind to wake us; tell whether that is needless by now.
+        """Ask the first thread that is behind to wake us, if it is they who are waited for; tell
+        whether there is no need to sleep.
 
-        The others are no further, or are asked next.
+        The others are no further, or are asked next. Any of them may have caught up since they were
+        last looked at, and would not have woken anybody then: so each is asked after it was told.
         """
+        held_up = intake.held_up
         first = None
-        if intake.loaded or intake.ended or intake.lends:
-            for branch in self._live:
-                branch.awaited = first is None and not self._is_ready(branch, intake)
-                first = branch if branch.awaited else first
-        # asked again: it may have become so before it could see that it is awaited
-        return first is not None and self._is_ready(first, intake)
+        for branch in self._live:
+            branch.awaited = held_up and first is None and not self._is_ready(branch, intake)
+            first = branch if branch.awaited else first
+        return held_up and (first is None or self._is_ready(first, intake))
 
     def _is_ready(self, branch: Branch, intake: Intake) -> bool:
         return branch.caught_up if intake.is_over else branch.ready

@@ -107,9 +107,11 @@ class Intake:
         return left if self.limiter is None else min(left, self.limiter.allowance())
 
     @property
-    def lends(self) -> bool:
-        """The next round goes where branches may still have bytes of the last one."""
-        return self._next.lends
+    def held_up(self) -> bool:
+        """It is the branches that keep the next thing from happening: nothing else is missing."""
+        if self.loaded or self.ended:
+            return True
+        return self._next.lends and not self.waits and self.allowance() > 0
 
     @property
     def _next(self) -> Trunk:
@@ -125,11 +127,11 @@ class Intake:
         if self.loaded or self.ended or self.waits:
             return False
         self._trunk = trunk = self._next
-        if trunk.lends and not all(branch.ready for branch in branches):
-            return False
         if self._limit is not None and self.taken >= self._limit:
             self.ended = True
             return True
+        if trunk.lends and not _all_ready(branches):
+            return False
         allowance = self.allowance()
         if not allowance:
             return False
@@ -163,7 +165,7 @@ class Intake:
         Raises: TransferError  a call failed half-way.
         """
         trunk = self.trunk
-        if not trunk.loaded or not branches or not all(branch.ready for branch in branches):
+        if not trunk.loaded or not branches or not _all_ready(branches):
             return False
         try:
             refused = trunk.give(branches)
@@ -232,6 +234,14 @@ class Intake:
         )
         error.of_source = True
         return error
+
+
+def _all_ready(branches: Sequence[Branch]) -> bool:
+    # not all(): this stands in the way of every line, and a generator costs as much as the rest
+    for branch in branches:  # noqa: SIM110
+        if not branch.ready:
+            return False
+    return True
 
 
 def tell_no_pipes(intake: Intake, error: OSError, feedback: Feedback) -> None:

@@ -10,6 +10,7 @@ import os
 
 from zpipe.endpoints import kind_of
 from zpipe.endpoints.contract import End, Opening
+from zpipe.endpoints.gather import identity
 from zpipe.errors import TransferError, UsageError, open_failed
 from zpipe.facts import NEVER_CLONES
 from zpipe.kernel.clone import clone
@@ -40,6 +41,26 @@ def open_source(node: Node, wishes: Wishes, waiter: Waiter, stack: ExitStack) ->
         raise
     stack.callback(source.close)
     return source
+
+
+def refuse_source(nodes: Sequence[Node], source: End) -> None:
+    """Refuse a sink that is the source, before any other is opened or created.
+
+    Raises: UsageError.
+    """
+    facts = source.facts
+    for node in nodes:
+        endpoint = node.endpoint
+        if endpoint.kind != "file" or not facts.on_disk:
+            continue
+        try:
+            same = identity(os.stat(endpoint.address)) == facts.identity
+        except OSError:
+            continue  # there is none yet, or opening it finds the words
+        if same:
+            raise UsageError(
+                f"{endpoint.text}: is the source itself: a file cannot be copied onto itself"
+            )
 
 
 def open_sink(

@@ -8,7 +8,7 @@ from contextlib import ExitStack
 
 from zpipe.engine.feedback import Feedback
 from zpipe.engine.limiter import Limiter
-from zpipe.engine.opening import open_sink, open_source, steady
+from zpipe.engine.opening import open_sink, open_source, refuse_source, steady
 from zpipe.engine.report import HopReport, Meter, OutletReport, Report
 from zpipe.engine.stop import Stop
 from zpipe.engine.waiting import EngineWaiter
@@ -223,6 +223,8 @@ class _UnderWay:
         """Open each sink; one that cannot be had is dropped where the others may go on."""
         stream = self._stream
         alone = len(stream.sinks) == 1
+        if not alone and not wishes.skip:
+            refuse_source(stream.sinks, source)
         self._opened = True
         for node, policy in zip(stream.sinks, stream.policies, strict=True):
             outlet = OutletReport(node.endpoint.text, policy.when_full)
