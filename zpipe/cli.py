@@ -1,7 +1,7 @@
 """The command line: finds the command, and is the only place where an error becomes an exit status.
 
 The command line library is loaded only when there is something for it to parse: `cp` of two
-operands, `cat` and `tee` go to their work at once where they have no options.
+operands or with single letters, `cat` and `tee` go to their work at once.
 """
 
 from __future__ import annotations
@@ -72,6 +72,11 @@ def _dispatch(words: list[str]) -> None:
 
             carry(lambda: fan_out(src, [dst], Wishes(), Policy()), Shown())
         return
+    if len(words) > 3 and words[0] == "cp" and "--" not in words:
+        from zpipe.commands.trees import in_short as trees_in_short
+
+        if trees_in_short(words[1:]):
+            return
     if words and words[0] in _PIPELINE and not any(map(_is_option, words)):
         from zpipe.commands.pipelines import in_short
 

@@ -22,13 +22,13 @@ def planned(source: str, sink: str, plan: HopPlan) -> str:
     """Return what is going to be done and why."""
     first = plan.first
     lines = [f"{source} ── {first.name} ──▶ {sink}"]
-    lines += _rows("plan", [first.summary])
-    lines += _rows("refused", _refused(plan))
+    lines += rows("plan", [first.summary])
+    lines += rows("refused", _refused(plan))
     others = [candidate.name for candidate in plan.candidates[1:]]
-    lines += _rows("else", [", ".join(others)] if others else [])
-    lines += _rows("cost", _cost(first.cost))
-    lines += _rows("route", plan.notes)
-    lines += _rows("caveat", [first.caveat] if first.caveat else [])
+    lines += rows("else", [", ".join(others)] if others else [])
+    lines += rows("cost", _cost(first.cost))
+    lines += rows("route", plan.notes)
+    lines += rows("caveat", [first.caveat] if first.caveat else [])
     return "\n".join(lines)
 
 
@@ -38,7 +38,7 @@ def happened(report: Report) -> str:
     for hop in report.hops:
         lines += _hop(hop, several=len(report.hops) > 1)
     used = report.resources
-    lines += _rows(
+    lines += rows(
         "cpu",
         [
             f"{used.user:.3f} s user, {used.system:.3f} s system;"
@@ -107,10 +107,10 @@ def _as_wished(facts: FdFacts, wishes: Wishes, *, sink: bool) -> FdFacts:
 
 
 def _hop(hop: HopReport, *, several: bool) -> list[str]:
-    lines = _rows("fallback", [f"{f.mover}: {f.call}: {f.reason}" for f in hop.fallbacks])
+    lines = rows("fallback", [f"{f.mover}: {f.call}: {f.reason}" for f in hop.fallbacks])
     rate = f", {format_size(hop.moved / hop.seconds)}/s" if hop.moved and hop.seconds else ""
     size = f"{hop.moved} bytes" + (f" ({format_size(hop.moved)})" if hop.moved >= 1024 else "")
-    lines += _rows(
+    lines += rows(
         "outcome",
         [
             f"{f'{hop.source}: ' if several else ''}{hop.mover}"
@@ -120,17 +120,17 @@ def _hop(hop: HopReport, *, several: bool) -> list[str]:
     )
     if len(hop.bytes_by_mover) > 1:
         shares = ", ".join(f"{name} {count}" for name, count in hop.bytes_by_mover.items())
-        lines += _rows("bytes", [shares])
+        lines += rows("bytes", [shares])
     total = sum(hop.calls.values())
     per_mib = f" ({total / (hop.moved / 2**20):.1f} a MiB)" if hop.moved >= 1 << 20 else ""
     calls = ", ".join(f"{name} {count}" for name, count in hop.calls.most_common())
     noun = "system call" if total == 1 else "system calls"
-    lines += _rows("calls", [f"{total} {noun}{per_mib}: {calls}"] if total else [])
+    lines += rows("calls", [f"{total} {noun}{per_mib}: {calls}"] if total else [])
     if len(hop.outlets) > 1 or any(outlet.policy != "block" for outlet in hop.outlets):
-        lines += _rows("outputs", [_output(outlet) for outlet in hop.outlets])
+        lines += rows("outputs", [_output(outlet) for outlet in hop.outlets])
     waits = [f"{format_duration(span)} for the {name}" for name, span in hop.waited.items()]
-    lines += _rows("waited", [", ".join(waits)] if waits else [])
-    lines += _rows("note", hop.notes)
+    lines += rows("waited", [", ".join(waits)] if waits else [])
+    lines += rows("note", hop.notes)
     return lines
 
 
@@ -168,6 +168,6 @@ def _number(value: float) -> str:
     return f"{value:.2g}" if value < 10 else f"{value:.0f}"
 
 
-def _rows(label: str, texts: Iterable[str]) -> list[str]:
+def rows(label: str, texts: Iterable[str]) -> list[str]:
     """Return lines with the label before the first one only."""
     return [f"  {label if place == 0 else '':<{_WIDE}}{text}" for place, text in enumerate(texts)]

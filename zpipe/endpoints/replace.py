@@ -84,8 +84,9 @@ class Replacement:
             except OSError as error:
                 raise open_failed(self.path, "truncate", error) from error
 
-    def commit(self, *, sync: bool = False) -> None:
+    def commit(self, *, sync: bool = False, mode: int | None = None) -> None:
         """Close the file and give it its name; with `sync`, make file and name durable first.
+        `mode`: permission bits to have instead of those of the target that was there.
 
         Raises: TransferError  fsync, close or rename failed: nothing carries the name, save where
                                only the fsync of the directory failed, after the rename.
@@ -96,7 +97,7 @@ class Replacement:
                 os.fsync(self.fd)
             if self._temporary is not None and self._existing is not None:
                 act = "chmod"
-                os.fchmod(self.fd, stat.S_IMODE(self._existing.st_mode))
+                os.fchmod(self.fd, stat.S_IMODE(self._existing.st_mode) if mode is None else mode)
             act = "close"
             fd, self.fd = self.fd, -1
             os.close(fd)
@@ -149,7 +150,7 @@ class Replacement:
             self.reason = "its directory takes no new files"
             return
         self._temporary = temporary
-        if found is not None and not _take_on(self.fd, self.path, found):
+        if found is not None and not take_on(self.fd, self.path, found):
             self.discard()
             self.reason = "its owner or attributes could not be kept"
 
@@ -186,7 +187,7 @@ def _in_place(path: str, found: os.stat_result | None) -> str | None:
     return None
 
 
-def _take_on(fd: int, path: str, found: os.stat_result) -> bool:
+def take_on(fd: int, path: str, found: os.stat_result) -> bool:
     """Give the temporary file the owner and extended attributes of the target it will replace."""
     own = os.fstat(fd)
     try:

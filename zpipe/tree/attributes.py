@@ -1,0 +1,127 @@
+"""Mode, owner, times and extended attributes from one file to another, as `cp -p` and `-a` do.
+
+POSIX ACLs and security contexts are extended attributes to the kernel. What cannot be kept fails
+the file only where it was demanded; a user who is not root cannot give files away, and that is
+never an error (as with cp).
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import stat
+
+from zpipe.errors import TransferError, reason
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from zpipe.tree.wishes import TreeWishes
+
+_ACLS = ("system.posix_acl_access", "system.posix_acl_default")
+_CONTEXT = "security.selinux"
+
+
+def keep(
+    source: int | str, info: os.stat_result, target: int | str, name: str, wishes: TreeWishes
+) -> None:
+    """Give `target` the attributes of `source` that are to be kept; fds, or paths of symbolic
+    links. Times come last: everything else may change them.
+
+    Raises: TransferError  what was demanded could not be kept; `name` is told.
+    """
+    preserve = wishes.preserve
+    if not preserve:
+        return
+    link = isinstance(target, str)
+    mode = stat.S_IMODE(info.st_mode)
+    if "ownership" in preserve and not _give(target, info, name, wishes, link=link):
+        mode &= ~(stat.S_ISUID | stat.S_ISGID)  # of somebody else, they would grant what is not his
+    if preserve & {"xattr", "context"} or ("mode" in preserve and not link):
+        _keep_xattrs(source, target, name, wishes, link=link)
+    if "mode" in preserve and not link:
+        _do("chmod", name, "mode", wishes, lambda: os.chmod(target, mode))
+    if "timestamps" in preserve:
+        times = (info.st_atime_ns, info.st_mtime_ns)
+        if link:
+            act = lambda: os.utime(target, ns=times, follow_symlinks=False)  # noqa: E731
+        else:
+            act = lambda: os.utime(target, ns=times)  # noqa: E731
+        _do("utimensat", name, "timestamps", wishes, act)
+
+
+def _give(
+    target: int | str, info: os.stat_result, name: str, wishes: TreeWishes, *, link: bool
+) -> bool:
+    """Give a file its owner and group, or the group alone; tell whether owner and group are kept.
+
+    Raises: TransferError.
+    """
+    own = os.lstat(target) if isinstance(target, str) else os.fstat(target)
+    if (own.st_uid, own.st_gid) == (info.st_uid, info.st_gid):
+        return True
+    for uid in (info.st_uid, -1):
+        try:
+            if isinstance(target, str):
+                os.lchown(target, uid, info.st_gid)
+            else:
+                os.chown(target, uid, info.st_gid)
+        except OSError as error:
+            if error.errno not in (errno.EPERM, errno.EINVAL, errno.EOPNOTSUPP):
+                raise TransferError(f"{name}: chown: {reason(error)}", errno=error.errno) from error
+            if os.geteuid() == 0 and "ownership" in wishes.demanded:
+                raise TransferError(f"{name}: chown: {reason(error)}", errno=error.errno) from error
+        else:
+            return uid != -1
+    return False
+
+
+def _keep_xattrs(
+    source: int | str, target: int | str, name: str, wishes: TreeWishes, *, link: bool
+) -> None:
+    preserve = wishes.preserve
+    follow = not link
+    try:
+        # an fd and follow_symlinks exclude each other
+        found = os.listxattr(source, follow_symlinks=False) if link else os.listxattr(source)
+    except OSError as error:
+        if error.errno != errno.EOPNOTSUPP and "xattr" in wishes.demanded:
+            raise TransferError(f"{name}: listxattr: {reason(error)}", errno=error.errno) from error
+        return
+    acls = []
+    for each in found:
+        if each in _ACLS:
+            wanted, kind = "mode" in preserve and not link, "mode"
+            acls.append(each)
+        elif each == _CONTEXT:
+            wanted, kind = "context" in preserve, "context"
+        else:
+            wanted, kind = "xattr" in preserve, "xattr"
+        if not wanted:
+            continue
+        try:
+            value = os.getxattr(source, each, follow_symlinks=follow)
+            os.setxattr(target, each, value, follow_symlinks=follow)
+        except OSError as error:
+            if kind in wishes.demanded:
+                text = f"{name}: setxattr {each}: {reason(error)}"
+                raise TransferError(text, errno=error.errno) from error
+    if "mode" in preserve and not link:
+        _drop_inherited(target, acls)
+
+
+def _drop_inherited(target: int | str, kept: list[str]) -> None:
+    """Take away ACLs that the target's directory has given it, and that the source has not."""
+    try:
+        for each in os.listxattr(target):
+            if each in _ACLS and each not in kept:
+                os.removexattr(target, each)
+    except OSError:
+        pass  # chmod sets the mask of what is left
+
+
+def _do(act: str, name: str, kind: str, wishes: TreeWishes, call: object) -> None:
+    try:
+        call()  # type: ignore[operator]
+    except OSError as error:
+        if kind in wishes.demanded:
+            raise TransferError(f"{name}: {act}: {reason(error)}", errno=error.errno) from error

@@ -1,0 +1,95 @@
+"""What a copy would do, without doing any of it."""
+
+from __future__ import annotations
+
+import fnmatch
+import os
+import stat
+
+from zpipe.errors import reason
+from zpipe.tree.naming import is_inside
+from zpipe.tree.tasks import Problem
+from zpipe.tree.worker import join
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+
+    from zpipe.tree.naming import Pair
+    from zpipe.tree.wishes import TreeWishes
+
+
+def foresee(pairs: Sequence[Pair], wishes: TreeWishes) -> Iterator[tuple[str, str] | Problem]:
+    """Yield source and target of all that would be made, and what would fail for certain."""
+    for pair in pairs:
+        follow = wishes.follow != "never"
+        try:
+            info = os.stat(pair.source, follow_symlinks=follow or pair.source.endswith("/"))
+        except OSError as error:
+            yield Problem(pair.source, f"{pair.source}: stat: {reason(error)}")
+            continue
+        if not stat.S_ISDIR(info.st_mode):
+            if not _stays(pair.target, info, wishes):
+                yield pair.source, pair.target
+            continue
+        if not wishes.recursive:
+            text = f"{pair.source}: is a directory: -r copies it with all that is in it"
+            yield Problem(pair.source, text)
+            continue
+        if is_inside(pair.target, info):
+            text = f"{pair.source}: a directory cannot be copied into itself, {pair.target}"
+            yield Problem(pair.source, text)
+            continue
+        yield from _tree(pair, info, wishes)
+
+
+def _tree(
+    pair: Pair, root: os.stat_result, wishes: TreeWishes
+) -> Iterator[tuple[str, str] | Problem]:
+    follow = wishes.follow == "always"
+    stack = [(pair.source, pair.target, "", frozenset({(root.st_dev, root.st_ino)}))]
+    while stack:
+        source, target, relative, above = stack.pop()
+        if not os.path.isdir(target):
+            yield source, target
+        below = []
+        try:
+            with os.scandir(source) as entries:
+                for entry in entries:
+                    path = f"{relative}/{entry.name}"
+                    if any(
+                        fnmatch.fnmatchcase(
+                            path[1:] if "/" in glob else entry.name, glob.strip("/")
+                        )
+                        for glob in wishes.exclude
+                    ):
+                        continue
+                    to = join(target, entry.name)
+                    info = entry.stat(follow_symlinks=follow)
+                    if not stat.S_ISDIR(info.st_mode):
+                        if not _stays(to, info, wishes):
+                            yield entry.path, to
+                        continue
+                    own = (info.st_dev, info.st_ino)
+                    if own in above:
+                        text = f"{entry.path}: a symbolic link leads round in a circle"
+                        yield Problem(entry.path, text)
+                    elif not (wishes.one_filesystem and info.st_dev != root.st_dev):
+                        below.append((entry.path, to, path, above | {own}))
+                    elif not os.path.isdir(to):
+                        yield entry.path, to
+        except OSError as error:
+            name = error.filename or source
+            yield Problem(source, f"{name}: read: {reason(error)}")
+        stack += reversed(below)
+
+
+def _stays(target: str, info: os.stat_result, wishes: TreeWishes) -> bool:
+    """Whether a target that is there would be left as it is."""
+    try:
+        found = os.stat(target)
+    except OSError:
+        return False
+    if wishes.existing == "skip":
+        return True
+    return wishes.existing == "update" and found.st_mtime_ns >= info.st_mtime_ns

@@ -1,0 +1,160 @@
+"""Where a new file comes to stand: under a temporary name first, then by a rename.
+
+In a directory that was made for the copy nothing is asked: the name is free, or another copy is
+under way, and then the last rename wins. Elsewhere an existing target is judged first.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import stat
+
+from zpipe.endpoints.replace import Replacement
+from zpipe.errors import TransferError, reason
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from zpipe.tree.wishes import TreeWishes
+
+_CREATE = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC | os.O_NOFOLLOW
+_LONGEST = 255 - 40  # bytes that a name may have beside the tail of a temporary one
+
+
+def temporary_name(name: str, token: str, number: int) -> str:
+    """Return a name beside `name` that no other task uses; the same when the task is done again."""
+    if len(name) > 60 and len(os.fsencode(name)) > _LONGEST:
+        name = os.fsdecode(os.fsencode(name)[:_LONGEST])
+    return f".{name}.zpipe-{token}-{number:x}"
+
+
+class Place:
+    """A new file under a temporary name in the directory `folder` (an fd)."""
+
+    __slots__ = ("fd", "folder", "name", "temporary")
+
+    def __init__(self, folder: int, name: str, temporary: str, mode: int):
+        """Raises: OSError."""
+        try:
+            self.fd = os.open(temporary, _CREATE, mode, dir_fd=folder)
+        except FileExistsError:
+            # of a worker that was killed at this very task
+            os.unlink(temporary, dir_fd=folder)
+            self.fd = os.open(temporary, _CREATE, mode, dir_fd=folder)
+        self.folder = folder
+        self.name = name
+        self.temporary = temporary
+
+    in_place = False
+
+    def close(self) -> None:
+        """Close the fd, which tells late errors of writing. Raises: OSError."""
+        fd, self.fd = self.fd, -1
+        if fd >= 0:
+            os.close(fd)
+
+    def commit(self) -> None:
+        """Give the file its name. Raises: OSError."""
+        self.close()
+        os.rename(self.temporary, self.name, src_dir_fd=self.folder, dst_dir_fd=self.folder)
+
+    def discard(self) -> None:
+        """Leave nothing. May be called twice, and after `commit`."""
+        try:
+            self.close()
+            os.unlink(self.temporary, dir_fd=self.folder)
+        except OSError:
+            pass
+
+
+class Taken:
+    """The place of a target that exists already: replaced, or written in place."""
+
+    def __init__(self, replacement: Replacement, keeps_mode: bool):
+        self._replacement = replacement
+        self._mode: int | None = None
+        self._keeps_mode = keeps_mode
+        self.in_place = replacement.reason is not None
+        replacement.prepare()
+
+    @property
+    def fd(self) -> int:
+        return self._replacement.fd
+
+    def close(self) -> None:
+        """The mode that was set is to stay."""
+        if not self._keeps_mode:
+            self._mode = stat.S_IMODE(os.fstat(self.fd).st_mode)
+
+    def commit(self) -> None:
+        """Give the file its name. Raises: OSError, TransferError."""
+        if not self._keeps_mode and self._mode is None:
+            self.close()
+        self._replacement.commit(mode=self._mode)
+
+    def discard(self) -> None:
+        self._replacement.discard()
+
+
+def take_place(
+    folder: int,
+    path: str,
+    temporary: str,
+    found: os.stat_result | None,
+    info: os.stat_result,
+    wishes: TreeWishes,
+) -> Place | Taken:
+    """Open the place for a regular file at `path`; `found` is what is there already.
+
+    Raises: OSError, TransferError.
+    """
+    mode = info.st_mode & 0o777
+    if wishes.preserve & {"mode", "ownership"}:
+        mode &= 0o700  # not for others before it is theirs
+    name = os.path.basename(path)
+    if found is None and not wishes.inplace:
+        return Place(folder, name, temporary, mode)
+    try:
+        replacement = Replacement(path, mode=mode, inplace=wishes.inplace)
+    except TransferError as error:
+        if not (wishes.force and error.errno in (errno.EACCES, errno.EPERM, errno.ETXTBSY)):
+            raise
+        if wishes.inplace:
+            os.unlink(path)
+        return Place(folder, name, temporary, mode)
+    return Taken(replacement, keeps_mode="mode" not in wishes.preserve)
+
+
+def judge(
+    folder: int, name: str, path: str, info: os.stat_result, source: str, wishes: TreeWishes
+) -> tuple[bool, os.stat_result | None]:
+    """Look at what stands where a file is to come; return whether it is to be left as it is, and
+    what is there.
+
+    Raises: TransferError  it must not be replaced.
+    """
+    try:
+        found = os.lstat(name, dir_fd=folder)
+    except FileNotFoundError:
+        return False, None
+    except OSError as error:
+        raise TransferError(f"{path}: lstat: {reason(error)}", errno=error.errno) from error
+    if stat.S_ISDIR(found.st_mode):
+        raise TransferError(f"{path}: is a directory: cannot be replaced by {source}, which is not")
+    if wishes.existing == "skip":
+        return True, found
+    real = found
+    if stat.S_ISLNK(found.st_mode) and stat.S_ISREG(info.st_mode):
+        try:
+            real = os.stat(name, dir_fd=folder)
+        except OSError as error:
+            if wishes.make == "copy":
+                text = f"{path}: open: is a dangling symbolic link, and is not written through"
+                raise TransferError(text, errno=error.errno) from error
+    if (real.st_dev, real.st_ino) == (info.st_dev, info.st_ino):
+        if wishes.make != "copy" and not stat.S_ISLNK(found.st_mode):
+            return True, found
+        raise TransferError(f"{path}: is the source itself: a file cannot be copied onto itself")
+    if wishes.existing == "update" and real.st_mtime_ns >= info.st_mtime_ns:
+        return True, found
+    return False, found

@@ -1,0 +1,619 @@
+"""Carry out tasks: in this process, in a forked one, or wherever an executor sends them.
+
+One byte of a small file is read into a buffer and written from it, by three calls for the file and
+five for its names; every other way costs more than that. Big files and holes go by the movers.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import stat
+
+from zpipe.errors import Interrupted, SourceChanged, TransferError, ZpipeError, reason
+from zpipe.kernel.changes import changes
+from zpipe.kernel.clone import clone
+from zpipe.tree.attributes import keep
+from zpipe.tree.place import Place, judge, take_place, temporary_name
+from zpipe.tree.tasks import Batch, Big, Chunk, Done, Outcome, Problem, identity_of
+from zpipe.tree.wishes import BIG
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from zpipe.engine.limiter import Limiter
+    from zpipe.engine.stop import Stop
+    from zpipe.tree.content import Range
+    from zpipe.tree.digest import Digest
+    from zpipe.tree.place import Taken
+    from zpipe.tree.tasks import Task
+    from zpipe.tree.wishes import TreeWishes
+
+SMALL = 256 * 1024  # bytes: read and written at once
+_OPEN = os.O_RDONLY | os.O_CLOEXEC | os.O_NOCTTY
+_FOLDER = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC
+
+
+class Waiting:
+    """A file that is written and not yet verified."""
+
+    def __init__(self, path: str, place: Place | Taken, digest: str, ranges: list[tuple[int, int]]):
+        self.path = path
+        self.place = place
+        self.digest = digest
+        self.ranges = ranges
+        self.done: Done | None = None
+
+
+class Worker:
+    """Carries tasks one after the other. `moving` hears of bytes within a long one, `ask` is
+    asked about each target that is there.
+    """
+
+    def __init__(
+        self,
+        wishes: TreeWishes,
+        stop: Stop,
+        *,
+        divides: bool,
+        limiter: Limiter | None = None,
+        moving: Callable[[int], None] | None = None,
+        ask: Callable[[str], bool] | None = None,
+    ):
+        self._wishes = wishes
+        self._stop = stop
+        self._ask = ask
+        self._divides = divides and wishes.divides
+        self._limiter = limiter
+        self._moving = moving
+        self._never_clones: set[tuple[int, int]] = set()
+        # in short: no wish that the quickest way does not know
+        self._plain = (
+            wishes.via is None
+            and "plain" not in wishes.without
+            and wishes.reflink != "always"
+            and limiter is None
+        )
+        self._clones = wishes.reflink == "auto" and "reflink" not in wishes.without
+        self._clones = self._clones and not wishes.verify and wishes.digest is None
+        self._clones = self._clones and wishes.sparse == "auto"
+        self._tells = wishes.names or wishes.resume or wishes.digest is not None
+        self._source = self._target = -1
+        self._batch: Batch = Batch(0, "", "", ())
+        self._out = Outcome(0)
+        self._number = 0
+        self._waiting: list[Waiting] = []
+
+    def carry(self, task: Task) -> Outcome:
+        """Carry one task. What goes wrong with a file is in the outcome.
+
+        Raises: Interrupted.
+        """
+        return self._chunk(task) if isinstance(task, Chunk) else self._carry_batch(task)
+
+    @property
+    def partial(self) -> Outcome:
+        """What was done of the task that a signal has ended."""
+        return self._out
+
+    # Small files
+
+    def _carry_batch(self, batch: Batch) -> Outcome:
+        self._out = out = Outcome(batch.number)
+        self._batch = batch
+        self._number = 0
+        self._waiting = []
+        try:
+            self._source = os.open(batch.source or ".", _FOLDER)
+            self._target = os.open(batch.target or ".", _FOLDER)
+            for name in batch.files:
+                self._stop.check()
+                self._entry(name, self._file)
+            for name in batch.others:
+                self._stop.check()
+                self._entry(name, self._other)
+            if self._waiting:
+                self._verify()
+            if self._wishes.sync and out.files:
+                os.fsync(self._target)
+        except OSError as error:
+            self._lost(batch, error)
+        finally:
+            for waiting in self._waiting:
+                waiting.place.discard()
+            for fd in (self._source, self._target):
+                if fd >= 0:
+                    os.close(fd)
+            self._source = self._target = -1
+        return out
+
+    def _entry(self, name: str, carry: Callable[[str], None]) -> None:
+        self._number += 1
+        try:
+            carry(name)
+        except Interrupted:
+            raise
+        except ZpipeError as error:
+            self._out.problems.append(Problem(self._path(name), str(error)))
+        except OSError as error:
+            text = f"{self._path(name)}: copy: {reason(error)}"
+            self._out.problems.append(Problem(self._path(name), text))
+
+    def _lost(self, batch: Batch, error: OSError) -> None:
+        """The directory itself cannot be had any more."""
+        told = {problem.path for problem in self._out.problems}
+        act = "open" if self._target < 0 else "fsync"
+        folder = batch.source if self._source < 0 else batch.target
+        for name in (*batch.files, *batch.others):
+            path = self._path(name)
+            if path not in told:
+                text = f"{path}: {folder}: {act}: {reason(error)}"
+                self._out.problems.append(Problem(path, text))
+
+    def _path(self, name: str) -> str:
+        return join(self._batch.source, name)
+
+    def _file(self, name: str) -> None:
+        """Carry a regular file. Raises: OSError, ZpipeError."""
+        wishes, batch = self._wishes, self._batch
+        if wishes.make != "copy":
+            self._link(name)
+            return
+        follow = 0 if batch.follow else os.O_NOFOLLOW
+        fd = self._open(name, follow)
+        try:
+            info = os.fstat(fd)
+            if not stat.S_ISREG(info.st_mode):
+                raise TransferError(f"{self._path(name)}: read: is no regular file any more")
+            self._regular(name, fd, info)
+        finally:
+            os.close(fd)
+
+    def _open(self, name: str, follow: int) -> int:
+        try:
+            try:
+                # what has become a FIFO meanwhile must not be waited for
+                flags = _OPEN | os.O_NONBLOCK | follow
+                return os.open(name, flags, dir_fd=self._source)
+            except BlockingIOError:
+                return os.open(
+                    name, _OPEN | follow, dir_fd=self._source
+                )  # a lease is being given up
+        except OSError as error:
+            raise TransferError(
+                f"{self._path(name)}: open: {reason(error)}", errno=error.errno
+            ) from error
+
+    def _regular(self, name: str, fd: int, info: os.stat_result) -> None:
+        wishes, batch, out = self._wishes, self._batch, self._out
+        as_name = batch.as_name or name
+        found = None
+        if not batch.fresh:
+            leave, found = self._judge(name, as_name, info)
+            if leave:
+                return
+        size = info.st_size
+        data = None
+        if size <= SMALL and self._plain and info.st_blocks * 512 >= size:
+            cloning = self._clones and size and self._may_clone(info)
+            data = None if cloning else os.read(fd, size + 1)
+            if data is not None and len(data) != size and size:
+                self._refuse_change(name, info, fd)
+        elif (
+            self._divides
+            and size >= BIG
+            and (found is None or (stat.S_ISREG(found.st_mode) and found.st_nlink == 1))
+            and not (self._clones and self._may_clone(info))
+        ):
+            out.big.append(Big(name, identity_of(info)))
+            return
+        temporary = temporary_name(as_name, batch.token, self._number)
+        if found is None and not wishes.preserve and not wishes.inplace:
+            place: Place | Taken = Place(self._target, as_name, temporary, info.st_mode & 0o777)
+        else:
+            target = join(batch.target, as_name)
+            place = take_place(self._target, target, temporary, found, info, wishes)
+        try:
+            self._fill(name, as_name, fd, info, place, data)
+        except BaseException as error:
+            place.discard()
+            if isinstance(error, OSError):
+                target = join(batch.target, as_name)
+                end = "" if place.in_place else "; nothing was put in place"
+                raise TransferError(
+                    f"{target}: write: {reason(error)}{end}", errno=error.errno
+                ) from error
+            raise
+
+    def _judge(
+        self, name: str, as_name: str, info: os.stat_result
+    ) -> tuple[bool, os.stat_result | None]:
+        """See `judge`. Raises: TransferError."""
+        target = join(self._batch.target, as_name)
+        source = self._path(name)
+        leave, found = judge(self._target, as_name, target, info, source, self._wishes)
+        if found is not None and not leave and self._ask is not None:
+            leave = not self._ask(target)
+        if leave:
+            self._out.skipped += 1
+            if self._tells:
+                self._note(name, as_name, info, "", "kept")
+        return leave, found
+
+    def _fill(
+        self,
+        name: str,
+        as_name: str,
+        fd: int,
+        info: os.stat_result,
+        place: Place | Taken,
+        data: bytes | None,
+    ) -> None:
+        """Write, compare, give attributes, and put in place."""
+        wishes, out = self._wishes, self._out
+        digest = None
+        hexes = ""
+        size = info.st_size
+        ranges = [(0, size)]
+        if wishes.digest is not None or wishes.verify:
+            from zpipe.tree.digest import VERIFYING, Digest
+
+            algorithm = wishes.digest or VERIFYING
+            digest = Digest(algorithm, size, wants_holes=wishes.digest is not None)
+        try:
+            if data is not None and not size:
+                data = self._virtual(fd, data)
+            if data is not None:
+                rest = memoryview(data)
+                while rest:
+                    rest = rest[os.write(place.fd, rest) :]
+                if digest is not None:
+                    digest.update(data)
+                out.count("plain", len(data))
+            elif not (self._clones and self._clone(fd, place.fd, info)):
+                ranges = self._by_movers(name, as_name, fd, info, place, digest)
+            if digest is not None:
+                hexes = digest.hex()
+        finally:
+            if digest is not None:
+                digest.close()
+        self._refuse_change(name, info, fd)
+        if wishes.preserve:
+            keep(fd, info, place.fd, join(self._batch.target, as_name), wishes)
+        if wishes.verify:
+            if wishes.digest is not None:
+                ranges = [(0, size)]
+            waiting = Waiting(join(self._batch.target, as_name), place, hexes, ranges)
+            if self._tells:
+                waiting.done = self._done(name, as_name, info, hexes, "copied")
+            place.close()
+            self._waiting.append(waiting)
+            if len(self._waiting) >= 64 or size > SMALL:
+                self._verify()
+            return
+        if wishes.sync:
+            os.fsync(place.fd)
+        place.commit()
+        out.files += 1
+        if self._tells:
+            self._note(name, as_name, info, hexes, "copied")
+
+    def _virtual(self, fd: int, data: bytes) -> bytes:
+        """Read on where the size is 0, as that of files in /proc is."""
+        pieces = [data]
+        while pieces[-1]:
+            pieces.append(os.read(fd, SMALL))
+        return b"".join(pieces)
+
+    def _by_movers(
+        self,
+        name: str,
+        as_name: str,
+        fd: int,
+        info: os.stat_result,
+        place: Place | Taken,
+        digest: Digest | None,
+    ) -> list[tuple[int, int]]:
+        from zpipe.tree.content import Range
+
+        size = info.st_size
+        carrier = Range(
+            fd,
+            place.fd,
+            self._path(name),
+            join(self._batch.target, as_name),
+            self._wishes,
+            self._out,
+            stop=self._stop,
+            provisional=not place.in_place,
+            limiter=self._limiter,
+            moving=self._moving,
+        )
+        ranges = carrier.carry(0, size, digest)
+        if not ranges or ranges[-1][1] < size or self._wishes.sparse == "always":
+            os.ftruncate(place.fd, size)
+        return ranges
+
+    def _may_clone(self, info: os.stat_result) -> bool:
+        return (info.st_dev, self._target_device) not in self._never_clones
+
+    @property
+    def _target_device(self) -> int:
+        return os.fstat(self._target).st_dev
+
+    def _clone(self, fd: int, target: int, info: os.stat_result) -> bool:
+        if not info.st_size or not self._may_clone(info):
+            return False
+        pair = (info.st_dev, self._target_device)
+        try:
+            clone(fd, target)
+        except OSError as error:
+            self._out.fell_back("reflink", "ioctl(FICLONE)", error.errno or 0)
+            if error.errno in (errno.EOPNOTSUPP, errno.EXDEV, errno.ENOTTY, errno.ENOSYS):
+                self._never_clones.add(pair)
+            return False
+        self._out.count("reflink", info.st_size)
+        return True
+
+    def _refuse_change(self, name: str, before: os.stat_result, fd: int) -> None:
+        """Raise: SourceChanged  the file is not what it was when it was opened."""
+        if not before.st_size:
+            return
+        found = changes(before, os.fstat(fd))
+        if found:
+            raise SourceChanged(
+                f"{self._path(name)}: read: the source changed while it was read"
+                f" ({', '.join(found)}); nothing was put in place"
+            )
+
+    # What is verified
+
+    def _verify(self) -> None:
+        """Read back what was written, from the disk, and put it in place where it is the same."""
+        from zpipe.kernel.sync import syncfs
+        from zpipe.tree.digest import on_disk
+
+        syncfs(self._target)
+        waiting, self._waiting = self._waiting, []
+        for each in waiting:
+            place = each.place
+            try:
+                self._stop.check()
+                if isinstance(place, Place):
+                    found = on_disk(place.temporary, each.ranges, folder=self._target)
+                else:
+                    found = on_disk(f"/proc/self/fd/{place.fd}", each.ranges, folder=None)
+                if found != each.digest:
+                    text = f"{each.path}: verify: what was read back is not what was written"
+                    if not place.in_place:
+                        text += "; nothing was put in place"
+                    self._out.problems.append(Problem(each.path, text, "mismatch"))
+                    place.discard()
+                    continue
+                place.commit()
+            except OSError as error:
+                text = f"{each.path}: rename: {reason(error)}"
+                self._out.problems.append(Problem(each.path, text))
+                place.discard()
+                continue
+            except BaseException as error:
+                place.discard()
+                if isinstance(error, TransferError):
+                    self._out.problems.append(Problem(each.path, str(error)))
+                    continue
+                raise
+            self._out.files += 1
+            if each.done is not None:
+                self._out.done.append(each.done)
+
+    # What has no bytes
+
+    def _other(self, name: str) -> None:
+        """Make a symbolic link or a special file like another. Raises: OSError, ZpipeError."""
+        batch, wishes = self._batch, self._wishes
+        info = os.stat(name, dir_fd=self._source, follow_symlinks=batch.follow)
+        if stat.S_ISREG(info.st_mode):
+            self._file(name)
+            return
+        if stat.S_ISDIR(info.st_mode):
+            raise TransferError(f"{self._path(name)}: has become a directory meanwhile")
+        if wishes.make != "copy":
+            self._link(name)
+            return
+        as_name = batch.as_name or name
+        target = join(batch.target, as_name)
+        if not batch.fresh:
+            leave, _ = self._judge(name, as_name, info)
+            if leave:
+                return
+        temporary = temporary_name(as_name, batch.token, self._number)
+        act = "symlink"
+
+        def make() -> None:
+            nonlocal act
+            if stat.S_ISLNK(info.st_mode):
+                os.symlink(os.readlink(name, dir_fd=self._source), temporary, dir_fd=self._target)
+                return
+            act = "mknod"
+            os.mknod(temporary, info.st_mode & ~0o7000, info.st_rdev, dir_fd=self._target)
+
+        path = join(batch.target, temporary)
+        try:
+            self._made(make, temporary)
+            if wishes.preserve:
+                own = self._path(name)
+                if stat.S_ISLNK(info.st_mode):
+                    keep(own, info, path, target, wishes)
+                else:
+                    # by path, and not by an fd: opening a device or a FIFO means something
+                    keep_special(own, info, path, target, wishes)
+            os.rename(temporary, as_name, src_dir_fd=self._target, dst_dir_fd=self._target)
+        except BaseException as error:
+            try:
+                os.unlink(temporary, dir_fd=self._target)
+            except OSError:
+                pass
+            if isinstance(error, OSError):
+                raise TransferError(
+                    f"{target}: {act}: {reason(error)}", errno=error.errno
+                ) from error
+            raise
+        self._out.files += 1
+        if self._tells:
+            self._note(name, as_name, info, "", "made")
+
+    def _link(self, name: str) -> None:
+        """Make a link instead of a copy."""
+        batch, wishes = self._batch, self._wishes
+        as_name = batch.as_name or name
+        target = join(batch.target, as_name)
+        info = os.stat(name, dir_fd=self._source, follow_symlinks=batch.follow)
+        if not batch.fresh:
+            leave, found = self._judge(name, as_name, info)
+            if leave:
+                return
+            if found is not None and not wishes.force and wishes.existing == "replace":
+                text = f"{target}: {wishes.make}: {os.strerror(errno.EEXIST)} (-f replaces it)"
+                raise TransferError(text, errno=errno.EEXIST)
+        temporary = temporary_name(as_name, batch.token, self._number)
+        source = self._path(name)
+
+        def make() -> None:
+            if wishes.make == "symlink":
+                os.symlink(source, temporary, dir_fd=self._target)
+                return
+            os.link(
+                name,
+                temporary,
+                src_dir_fd=self._source,
+                dst_dir_fd=self._target,
+                follow_symlinks=batch.follow,
+            )
+
+        try:
+            self._made(make, temporary)
+            os.rename(temporary, as_name, src_dir_fd=self._target, dst_dir_fd=self._target)
+        except OSError as error:
+            raise TransferError(
+                f"{target}: {wishes.make}: {reason(error)}", errno=error.errno
+            ) from error
+        finally:
+            try:
+                # a rename to another name of the same file does nothing at all
+                os.unlink(temporary, dir_fd=self._target)
+            except OSError:
+                pass
+        self._out.files += 1
+        if self._tells:
+            self._note(name, as_name, info, "", "linked")
+
+    def _made(self, make: Callable[[], None], temporary: str) -> None:
+        try:
+            make()
+        except FileExistsError:
+            os.unlink(temporary, dir_fd=self._target)
+            make()
+
+    # Ranges of big files
+
+    def _chunk(self, chunk: Chunk) -> Outcome:
+        from zpipe.tree.content import Range
+
+        self._out = out = Outcome(chunk.number)
+        end = chunk.offset + chunk.length
+        try:
+            source = os.open(chunk.source, _OPEN)
+            try:
+                if identity_of(os.fstat(source)) != chunk.identity:
+                    raise SourceChanged(
+                        f"{chunk.source}: read: the source changed while it was read"
+                    )
+                sink = os.open(chunk.temporary, os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW)
+                try:
+                    carrier = Range(
+                        source,
+                        sink,
+                        chunk.source,
+                        chunk.target,
+                        self._wishes,
+                        out,
+                        stop=self._stop,
+                        limiter=self._limiter,
+                        moving=self._moving,
+                    )
+                    self._carry_range(chunk, carrier, sink, end, out)
+                finally:
+                    os.close(sink)
+            finally:
+                os.close(source)
+        except Interrupted:
+            raise
+        except ZpipeError as error:
+            out.problems.append(Problem(chunk.source, str(error)))
+        except OSError as error:
+            text = f"{chunk.target}: {chunk.temporary}: {reason(error)}"
+            out.problems.append(Problem(chunk.source, text))
+        out.failed = bool(out.problems)
+        return out
+
+    def _carry_range(self, chunk: Chunk, carrier: Range, sink: int, end: int, out: Outcome) -> None:
+        if not self._wishes.verify:
+            carrier.carry(chunk.offset, end, None)
+            if self._wishes.resume:
+                os.fdatasync(sink)  # what the journal says must be true after a power cut, too
+            return
+        from zpipe.tree.digest import VERIFYING, Digest, on_disk
+
+        digest = Digest(VERIFYING, chunk.length, wants_holes=False)
+        try:
+            ranges = carrier.carry(chunk.offset, end, digest)
+            hexes = digest.hex()
+        finally:
+            digest.close()
+        os.fdatasync(sink)
+        if on_disk(chunk.temporary, ranges, folder=None) != hexes:
+            text = (
+                f"{chunk.target}: verify: what was read back is not what was written, between"
+                f" bytes {chunk.offset} and {end}; nothing was put in place"
+            )
+            out.problems.append(Problem(chunk.target, text, "mismatch"))
+
+    def _note(self, name: str, as_name: str, info: os.stat_result, digest: str, act: str) -> None:
+        self._out.done.append(self._done(name, as_name, info, digest, act))
+
+    def _done(self, name: str, as_name: str, info: os.stat_result, digest: str, act: str) -> Done:
+        target = join(self._batch.target, as_name)
+        there = (0, 0, 0, 0, 0)
+        if self._wishes.resume and act == "copied":
+            for path in (as_name, temporary_name(as_name, self._batch.token, self._number)):
+                try:
+                    there = identity_of(os.lstat(path, dir_fd=self._target))
+                    break
+                except OSError:
+                    continue
+        return Done(self._path(name), target, info.st_size, identity_of(info), there, digest, act)
+
+
+def keep_special(
+    source: str, info: os.stat_result, target: str, name: str, wishes: TreeWishes
+) -> None:
+    """Keep the attributes of a special file, by paths. Raises: TransferError."""
+    preserve = wishes.preserve
+    try:
+        if "ownership" in preserve and os.geteuid() == 0:
+            os.lchown(target, info.st_uid, info.st_gid)
+        if "mode" in preserve:
+            os.chmod(target, stat.S_IMODE(info.st_mode))
+        if "timestamps" in preserve:
+            os.utime(target, ns=(info.st_atime_ns, info.st_mtime_ns), follow_symlinks=False)
+    except OSError as error:
+        if preserve & wishes.demanded:
+            raise TransferError(f"{name}: chmod: {reason(error)}", errno=error.errno) from error
+
+
+def join(folder: str, name: str) -> str:
+    """Return the path of a name in a folder; '' is here."""
+    if not folder:
+        return name
+    return folder + name if folder.endswith("/") else f"{folder}/{name}"
