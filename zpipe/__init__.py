@@ -8,8 +8,9 @@ The library on one screen:
     True
 
 `copy` moves one source to one sink; `run` carries out a `Graph`; both return a `Report` that
-says what really happened. Errors derive from `ZpipeError` and carry the exit status that the
-command line would end with. Names load on first use, so that `import zpipe` stays cheap.
+says what really happened. `copy_tree` copies files and trees with their attributes. Errors derive
+from `ZpipeError` and carry the exit status that the command line would end with. Names load on
+first use, so that `import zpipe` stays cheap.
 """
 
 from __future__ import annotations
@@ -27,12 +28,18 @@ if TYPE_CHECKING:
     from zpipe.graph.model import Edge as Edge
     from zpipe.graph.model import Graph as Graph
     from zpipe.graph.model import Node as Node
+    from zpipe.tree.copy import TreeFailed as TreeFailed
+    from zpipe.tree.report import TreeReport as TreeReport
+    from zpipe.tree.run import copy_tree as copy_tree
 
 __version__ = "0.1.0"
 
 _HOMES = {
     "copy": "zpipe.engine.copy",
     "run": "zpipe.engine.run",
+    "copy_tree": "zpipe.tree.run",
+    "TreeReport": "zpipe.tree.report",
+    "TreeFailed": "zpipe.tree.copy",
     "Report": "zpipe.engine.report",
     "Graph": "zpipe.graph.model",
     "Node": "zpipe.graph.model",

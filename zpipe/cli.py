@@ -65,6 +65,9 @@ def _dispatch(words: list[str]) -> None:
 
         _, src, dst = words
         if copy_small(src, dst) is None:
+            if os.path.isdir(src):
+                _dispatch_by_click(words)
+                return
             from zpipe.commands.carrying import Shown, carry
             from zpipe.engine.copy import fan_out
             from zpipe.graph.model import Wishes

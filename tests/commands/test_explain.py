@@ -204,7 +204,7 @@ def test_a_listener_sees_no_connection_of_a_dry_run(folder: Path, side: str) -> 
     ("words", "status", "message"),
     [
         (["nosuch", "x"], 1, "nosuch: open: No such file or directory"),
-        (["d", "x"], 1, "d: open: Is a directory"),
+        (["d", "x"], 1, "d: is a directory: -r copies it"),
         (["b", "nosuch/x"], 1, "nosuch/x: open: No such file or directory"),
         (["exec:nosuch-program", "x"], 1, "No such file or directory"),
         (["b", "b"], 2, "b: is the source itself"),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from typing import Any, TypeVar
 
 import click
@@ -220,7 +221,8 @@ def copy_command(
         raise UsageError("--append and --inplace exclude each other")
     no_contradiction(options)
     several = len(operands) > (1 if to else 2)
-    if letters or several or any(options[name] not in (None, False, ()) for name in _OF_TREES):
+    of_trees = any(options[name] not in (None, False, ()) for name in _OF_TREES)
+    if letters or several or of_trees or _names_directory(operands):
         request, tree_wishes = _of_trees(letters, operands, to, options)
         carry_trees(request, tree_wishes)
         return
@@ -244,6 +246,11 @@ def copy_command(
         lambda: heeded(fan_out(src, sinks, wishes, policy), options),
         shown_of(options),
     )
+
+
+def _names_directory(operands: tuple[str, ...]) -> bool:
+    """Whether the source is a directory: the copying of trees tells what is wrong then."""
+    return bool(operands) and os.path.isdir(operands[0])
 
 
 def _sides(operands: tuple[str, ...], to: tuple[str, ...]) -> tuple[str, tuple[str, ...]]:

@@ -42,7 +42,9 @@ class TreeRecords(TreeFeedback):
         self._write("start", sources=report.sources)
 
     def lost(self, problem: Problem) -> None:
-        self._write("failed", path=problem.path, text=problem.text, mismatch=problem.kind == "mismatch")
+        self._write(
+            "failed", path=problem.path, text=problem.text, mismatch=problem.kind == "mismatch"
+        )
 
     def done(self, done: Done) -> None:
         if self.names:

@@ -247,7 +247,7 @@ def carry(request: Request, wishes: TreeWishes) -> None:
     except ZpipeError as error:
         if records is not None:
             records.ended_by(error)
-            error.told = request.json_fd is None
+            error.told = error.told or request.json_fd is None
         raise
     finally:
         if console is not None:
@@ -259,17 +259,20 @@ def _foresee(request: Request, wishes: TreeWishes) -> None:
     from zpipe.tree.naming import pairs
     from zpipe.tree.tasks import Problem
 
-    problems = 0
+    problems = made = 0
     found = pairs(request.sources, request.target, into=request.into, parents=request.parents)
     for each in foresee(found, wishes):
         if isinstance(each, Problem):
             tell(each.text)
             problems += 1
         else:
+            made += 1
             print_line(f"{quoted(each[0])} -> {quoted(each[1])}")
     if problems:
         noun = "file" if problems == 1 else "files"
-        raise ZpipeError(f"{problems} {noun} would not be copied")
+        error = ZpipeError(f"{problems} {noun} would not be copied")
+        error.told = problems == 1 and not made
+        raise error
 
 
 def _ask(path: str) -> bool:

@@ -133,7 +133,10 @@ class TreeCopy:
         if len(lost) > _LISTED:
             names += f", and {len(lost) - _LISTED} more"
         text = f"{len(lost)} {noun} not copied: {names}"
-        raise VerifyError(text) if mismatch else TreeFailed(text)
+        error = VerifyError(text) if mismatch else TreeFailed(text)
+        # where there was nothing else, its own line has said it all
+        error.told = len(lost) == 1 and not report.files and not report.directories
+        raise error
 
     def _so_far(self) -> str:
         report = self.report
@@ -288,8 +291,8 @@ class TreeCopy:
                     self._lose(Problem(source, text))
                     return
             self.report.found += 1
-            if self._counts:
-                self.report.expected += info.st_size
+            if self._counts and stat.S_ISREG(info.st_mode):
+                self.report.expected += self._size(info)
             batch = self._walk.one(source, target, info, follow=follow)
             if self._is_resumed(source, target, info):
                 return
@@ -306,11 +309,17 @@ class TreeCopy:
         except OSError:
             return True  # whoever opens it finds the words
         if self._counts and stat.S_ISREG(info.st_mode):
-            self.report.expected += info.st_size
+            self.report.expected += self._size(info)
         target = join(folder.target, entry.name)
         if self._is_resumed(entry.path, target, info):
             return False
         return not self._is_link(entry.path, target, info, folder)
+
+    def _size(self, info: os.stat_result) -> int:
+        """Return the bytes that a file will probably move: holes move none."""
+        if self._wishes.sparse == "never":
+            return info.st_size
+        return min(info.st_size, info.st_blocks * 512)
 
     def _is_link(
         self, source: str, target: str, info: os.stat_result, folder: Folder | None

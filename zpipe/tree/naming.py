@@ -45,7 +45,9 @@ def pairs(
         raise TransferError(f"{target}: stat: {reason(error)}", errno=error.errno) from error
     several = len(sources) > 1
     if (into or several or parents) and not is_directory:
-        why = "must be a directory" + (", for several sources" if several else "")
+        why = "must be a directory"
+        if several:
+            why += ", for several sources (several sinks: --to DST)"
         raise UsageError(f"{target}: {why}")
     if into is False and several:
         raise UsageError(f"{sources[1]}: -T takes one source")

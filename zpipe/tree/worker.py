@@ -79,7 +79,7 @@ class Worker:
         self._clones = self._clones and not wishes.verify and wishes.digest is None
         self._clones = self._clones and wishes.sparse == "auto"
         self._tells = wishes.names or wishes.resume or wishes.digest is not None
-        self._source = self._target = -1
+        self._source = self._target = self._target_device = -1
         self._batch: Batch = Batch(0, "", "", ())
         self._out = Outcome(0)
         self._number = 0
@@ -107,6 +107,7 @@ class Worker:
         try:
             self._source = os.open(batch.source or ".", _FOLDER)
             self._target = os.open(batch.target or ".", _FOLDER)
+            self._target_device = os.fstat(self._target).st_dev
             for name in batch.files:
                 self._stop.check()
                 self._entry(name, self._file)
@@ -337,10 +338,6 @@ class Worker:
 
     def _may_clone(self, info: os.stat_result) -> bool:
         return (info.st_dev, self._target_device) not in self._never_clones
-
-    @property
-    def _target_device(self) -> int:
-        return os.fstat(self._target).st_dev
 
     def _clone(self, fd: int, target: int, info: os.stat_result) -> bool:
         if not info.st_size or not self._may_clone(info):
