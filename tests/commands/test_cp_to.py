@@ -247,7 +247,7 @@ def test_a_hard_link_is_written_in_place(folder: Path) -> None:
 @pytest.mark.parametrize(
     ("words", "to", "fragments"),
     [
-        (("b", "a"), ("x", "y"), ("--to y", "one file")),
+        (("b", "a"), ("x", "y"), ("--to y", "one SRC")),
         ((), ("x", "y"), ("source",)),
         (("b",), ("x", ""), ("empty",)),
         (("b",), ("x", "zero:"), ("zero:", "cannot be a sink")),

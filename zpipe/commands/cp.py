@@ -13,6 +13,7 @@ from zpipe.commands.options import (
     heeded,
     moving,
     no_contradiction,
+    not_here,
     policies,
     policy_of,
     showing,
@@ -186,7 +187,12 @@ def _letter(*names: str, text: str) -> Callable[[F], F]:
 @click.option("--parents", is_flag=True, help="Give SRC its whole path below DST.")
 @_letter("-x", "--one-file-system", text="Stay on the filesystem of SRC.")
 @_letter("-v", "--verbose", text="Name each file on standard output.")
-@click.option("--exclude", multiple=True, metavar="GLOB", help="Leave out; repeatable.")
+@click.option(
+    "--exclude",
+    multiple=True,
+    metavar="GLOB",
+    help="Leave out names, or with a slash paths below SRC, that match; repeatable.",
+)
 @click.option("--sparse", type=_WHEN, help="Keep holes (auto), make them of zeros, or fill them.")
 @click.option("--reflink", type=_WHEN, help="Share blocks where that goes, always, or never.")
 @click.option("--verify", is_flag=True, help="Read DST back from the disk, and compare.")
@@ -211,7 +217,17 @@ def _letter(*names: str, text: str) -> Callable[[F], F]:
 @click.option("--lease", is_flag=True, help="Hold writers off the source while it is read.")
 @policies()
 @showing()
-@click.option("--json-files", is_flag=True, help="A JSON record for each file of a tree.")
+@click.option("--json-files", is_flag=True, help="With --json: a record for each file, too.")
+@click.option("--remove-destination", is_flag=True, hidden=True, expose_value=False)
+@not_here(
+    {"-b": "--backup", "-S": "--suffix"},
+    "keeps no backups; files are replaced when the new ones are complete",
+)
+@not_here({"-Z": "--context"}, "sets no security contexts; --preserve=context keeps them")
+@not_here(
+    {"--attributes-only": "", "--copy-contents": "", "--strip-trailing-slashes": ""},
+    "is not here",
+)
 @click.pass_obj
 def copy_command(
     letters: list[str], /, operands: tuple[str, ...], to: tuple[str, ...], **options: Any
@@ -282,7 +298,10 @@ def _of_trees(
     if not operands:
         raise UsageError("cp: give a source")
     if len(to) > 1:
-        raise UsageError(f"--to {to[1]}: several of them are for one file, without these options")
+        raise UsageError(
+            f"--to {to[1]}: several sinks are for one SRC that is no directory, without the options"
+            " of cp"
+        )
     if not to and len(operands) == 1:
         raise UsageError(f"cp: {operands[0]}: give a DST after it")
     asked = wishes_of_letters(letters)

@@ -189,13 +189,13 @@ def not_here(letters: dict[str, str], why: str) -> Callable[[F], F]:
         *(
             click.option(
                 *filter(None, (short, long)),
-                f"_{number}",
+                "_" + (short or long).strip("-").replace("-", "_") + "_not_here",
                 is_flag=True,
                 hidden=True,
                 expose_value=False,
                 is_eager=True,
                 callback=refuse,
             )
-            for number, (short, long) in enumerate(letters.items())
+            for short, long in letters.items()
         )
     )

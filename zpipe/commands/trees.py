@@ -366,7 +366,9 @@ def explained(report: TreeReport) -> str:
         for (mover, call, number), count in report.fallbacks.most_common()
     ]
     lines += rows("fallback", reasons)
-    workers = "by this process" if report.workers == 1 else f"by {report.workers} {report.executor}"
+    workers = "this process"
+    if report.executor != "none":
+        workers = f"{report.workers} by {report.executor}"
     lines += rows("workers", [workers])
     if report.lost:
         lines += rows("lost", [f"{report.lost}"])

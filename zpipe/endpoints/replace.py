@@ -37,8 +37,11 @@ class Replacement:
         mode: int = 0o666,
         inplace: bool = False,
         refuse: tuple[int, int] | None = None,
+        temporary: str | None = None,
     ):
-        """Open the place for the new bytes; see `Opening` for `mode` and `refuse`.
+        """Open the place for the new bytes; see `Opening` for `mode` and `refuse`. `temporary` is
+        the name beside the target that is nobody else's, if the caller has one: what a killed run
+        left of it goes.
 
         Raises: UsageError     the target is the source itself.
                 TransferError  with the kernel's reason.
@@ -67,7 +70,7 @@ class Replacement:
             self.reason = "it is an open file of a process"
         try:
             if self.reason is None:
-                self._open_beside(mode)
+                self._open_beside(mode, temporary)
             if self.reason is not None:
                 self.fd = os.open(self.path, _IN_PLACE, mode)
         except OSError as error:
@@ -126,7 +129,7 @@ class Replacement:
                 pass
             self._temporary = None
 
-    def _open_beside(self, mode: int) -> None:
+    def _open_beside(self, mode: int, own: str | None) -> None:
         """Create the temporary file, or set `reason` where the target must be written in place."""
         directory, name = os.path.split(self.path)
         if not name:
@@ -136,9 +139,11 @@ class Replacement:
         stem = os.fsdecode(os.fsencode(name)[: _NAME_MAX - len(tail) - 1])
         if len(os.fsencode(name)) > _NAME_MAX:
             raise OSError(errno.ENAMETOOLONG, "")
-        temporary = os.path.join(directory, f".{stem}{tail}")
+        temporary = os.path.join(directory, own or f".{stem}{tail}")
         found = self._existing
         try:
+            if own is not None and os.path.lexists(temporary):
+                os.unlink(temporary)
             # the umask and the directory's default ACL apply to a new file as they do for cp
             self.fd = os.open(temporary, _CREATE, mode if found is None else 0o600)
         except OSError as error:

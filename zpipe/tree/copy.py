@@ -49,7 +49,9 @@ class TreeFailed(ZpipeError):
 
 
 class TreeCopy:
-    """One run. `crew` makes the workers, None: as many processes as `workers` says."""
+    """One run. `crew` makes the workers, None: as many processes as `workers` says. `divides`: big
+    files go in ranges.
+    """
 
     def __init__(
         self,
@@ -57,6 +59,7 @@ class TreeCopy:
         wishes: TreeWishes,
         *,
         workers: int = 1,
+        divides: bool = False,
         crew: Callable[[], Crew] | None = None,
         journal: Journal | None = None,
         checksums: Callable[[Done], None] | None = None,
@@ -67,6 +70,7 @@ class TreeCopy:
         self._pairs = pairs
         self._wishes = wishes
         self._workers = workers
+        self._divides = divides
         self._make_crew = crew
         self._journal = journal
         self._checksums = checksums
@@ -83,9 +87,19 @@ class TreeCopy:
         self._counts = self._feedback.sizes
         if self._counts or "links" in wishes.preserve or journal is not None:
             admit = self._admit
+        targets = [pair.target for pair in pairs]
         self._walk = Walk(
-            wishes, self.report, token=os.urandom(4).hex(), lost=self._lose, admit=admit
+            wishes,
+            self.report,
+            token=os.urandom(4).hex(),
+            lost=self._lose,
+            admit=admit,
+            made=self._made if wishes.names else None,
+            merges=len(set(targets)) < len(targets),
         )
+        self._big = 0
+        # targets of files with several names, and their digests once they are known
+        self._firsts: dict[str, str] = {}
         self._crew: Crew | None = None
         self._ready: deque[Task] = deque()
         self._divisions: dict[int, Division] = {}  # chunk -> its file
@@ -182,6 +196,10 @@ class TreeCopy:
                     break
             for outcome in crew.collect(self._patience(), self._stop.wakeup):
                 self._take(outcome)
+            if self._divisions and isinstance(crew, Alone) and self._workers > 1:
+                # ranges of one big file are work for several, too
+                self._crew = crew = self._hire()
+                undecided = False
             self._tick()
             if exhausted and not crew.busy and not held and not self._ready:
                 if not self._later:
@@ -206,7 +224,9 @@ class TreeCopy:
 
     def _first_crew(self) -> Crew:
         if self._make_crew is not None:
-            return self._make_crew()
+            crew = self._make_crew()
+            self.report.workers, self.report.executor = crew.workers, crew.name
+            return crew
         limiter = None
         if self._wishes.rate_limit is not None:
             from zpipe.engine.limiter import Limiter
@@ -215,7 +235,7 @@ class TreeCopy:
         worker = Worker(
             self._wishes,
             self._stop,
-            divides=self._workers > 1 or self._journal is not None,
+            divides=self._divides,
             limiter=limiter,
             moving=self._moved_within,
             ask=self._ask,
@@ -226,7 +246,7 @@ class TreeCopy:
         from zpipe.tree.crew import Forked
 
         def make(stop: Stop, moving: Callable[[int], None]) -> Worker:
-            return Worker(self._wishes, stop, divides=True, moving=moving)
+            return Worker(self._wishes, stop, divides=self._divides, moving=moving)
 
         try:
             crew = Forked(self._workers, make, self._feedback.said)
@@ -291,6 +311,8 @@ class TreeCopy:
                     self._lose(Problem(source, text))
                     return
             self.report.found += 1
+            if not self._walk.claims(source, *os.path.split(target)):
+                return
             if self._counts and stat.S_ISREG(info.st_mode):
                 self.report.expected += self._size(info)
             batch = self._walk.one(source, target, info, follow=follow)
@@ -332,6 +354,8 @@ class TreeCopy:
         key = (info.st_dev, info.st_ino)
         first = self._links.setdefault(key, target)
         if first == target:
+            if self._checksums is not None:
+                self._firsts[target] = ""
             return False
         if folder is not None:
             folder.open += 1
@@ -416,8 +440,14 @@ class TreeCopy:
             self._lose(Problem(source, f"{target}: link: {reason(error)}"))
             return True
         self.report.files += 1
-        self._feedback.done(Done(source, target, 0, (0, 0, 0, 0, 0), (0, 0, 0, 0, 0), "", "linked"))
+        nothing = (0, 0, 0, 0, 0)
+        digest = self._firsts.get(first, "")
+        self._note(Done(source, target, 0, nothing, nothing, digest, "linked"))
         return True
+
+    def _made(self, folder: Folder) -> None:
+        nothing = (0, 0, 0, 0, 0)
+        self._feedback.done(Done(folder.source, folder.target, 0, nothing, nothing, "", "made"))
 
     # Outcomes
 
@@ -450,7 +480,10 @@ class TreeCopy:
         source = join(batch.source, name)
         target = join(batch.target, batch.as_name or name)
         try:
-            division = Division(source, target, self._wishes, folder, self._journal, batch.token)
+            self._big += 1
+            division = Division(
+                source, target, self._wishes, folder, self._journal, batch.token, self._big
+            )
         except ZpipeError as error:
             self._lose(Problem(source, str(error)))
             return
@@ -510,6 +543,8 @@ class TreeCopy:
             if self._journal.full:
                 self._flush()
         if self._checksums is not None and done.digest:
+            if done.path in self._firsts:
+                self._firsts[done.path] = done.digest
             self._checksums(done)
         self._feedback.done(done)
 

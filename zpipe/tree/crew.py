@@ -162,7 +162,10 @@ class Forked(Crew):
 
     @property
     def room(self) -> int:
-        return sum(_DEPTH - len(member.waiting) for member in self._living) - len(self._again)
+        living = self._living
+        if not living:
+            return 1  # what is sent now is given up at once
+        return sum(_DEPTH - len(member.waiting) for member in living) - len(self._again)
 
     @property
     def busy(self) -> int:
@@ -170,6 +173,9 @@ class Forked(Crew):
         return waiting + len(self._again) + len(self._lost)
 
     def send(self, task: Task) -> None:
+        if not self._living:
+            self._lost.append(given_up(task, "no worker is left"))
+            return
         member = min(self._living, key=lambda each: len(each.waiting))
         member.waiting[task.number] = task
         data = packed(task)
@@ -199,11 +205,13 @@ class Forked(Crew):
             if fd not in by_fd:
                 continue
             place, member = by_fd[fd]
+            if self._members[place] is not member:
+                continue  # buried a moment ago: its fds may be another's by now
             if fd == member.tasks:
                 self._write(member)
-            elif not self._read(member, outcomes) and self._members[place] is member:
+            elif not self._read(member, outcomes):
                 self._bury(place, member)
-        while self._again and self._living and self.room >= 0:
+        while self._again and any(len(each.waiting) < _DEPTH for each in self._living):
             self.send(self._again.pop())
         outcomes += self._lost
         self._lost = []

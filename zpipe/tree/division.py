@@ -34,6 +34,7 @@ class Division:
         folder: Folder | None,
         journal: Journal | None,
         token: str,
+        number: int,
     ):
         """Raises: TransferError."""
         self.source = source
@@ -52,7 +53,7 @@ class Division:
             raise open_failed(source, "stat", error) from error
         self.identity = identity_of(self._info)
         above, name = os.path.split(target)
-        self.temporary = os.path.join(above, temporary_name(name, token, 0xB16))
+        self.temporary = os.path.join(above, temporary_name(name, f"{token}-big", number))
         if journal is None or not self._take_up(journal.parts.get(target)):
             self._begin()
             if journal is not None:

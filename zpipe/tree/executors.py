@@ -238,8 +238,8 @@ def _own(name: str, wishes: TreeWishes, workers: int, sources: Sequence[str], ta
         make: Any = import_module(module)
         for part in factory.split("."):
             make = getattr(make, part)
-    except (ImportError, AttributeError, ValueError) as error:
-        raise UsageError(f"--executor {name}: {error}") from error
+    except Exception as error:  # a module may raise anything while it is imported
+        raise UsageError(f"--executor {name}: {type(error).__name__}: {error}") from error
     try:
         executor = make()
     except Exception as error:
@@ -256,13 +256,19 @@ def _dask(address: str, wishes: TreeWishes, sources: Sequence[str], target: str)
     if not address:
         raise UsageError("--executor dask: give the scheduler's address: dask:tcp://HOST:PORT")
     try:
-        from distributed import Client
+        import distributed
     except ImportError:
         raise UsageError(
             f"--executor {name}: is not installed: pip install 'zpipe[dask]'"
         ) from None
+    dask: Any = distributed  # of whose types not all versions know
     try:
-        client = Client(address, timeout="10s", set_as_default=False)
+        # a client of an address that cannot be tries for half a minute
+        dask.comm.get_address_host_port(address)
+    except ValueError as error:
+        raise UsageError(f"--executor {name}: {error}") from error
+    try:
+        client = dask.Client(address, timeout="10s", set_as_default=False)
     except Exception as error:
         text = str(error).split("\n", maxsplit=1)[0]
         raise TransferError(f"--executor {name}: connect: {text}") from error

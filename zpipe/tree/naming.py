@@ -76,7 +76,7 @@ def _into(source: str, target: str, *, parents: bool) -> Pair:
 
 def is_inside(target: str, source: os.stat_result) -> bool:
     """Whether a path, which need not exist, is in the directory `source`, or is it."""
-    path = os.path.abspath(target)
+    path = os.path.realpath(target)
     while True:
         try:
             found = os.stat(path)

@@ -23,7 +23,7 @@ _LONGEST = 255 - 40  # bytes that a name may have beside the tail of a temporary
 
 def temporary_name(name: str, token: str, number: int) -> str:
     """Return a name beside `name` that no other task uses; the same when the task is done again."""
-    if len(name) > 60 and len(os.fsencode(name)) > _LONGEST:
+    if len(name) > _LONGEST // 4 and len(os.fsencode(name)) > _LONGEST:
         name = os.fsdecode(os.fsencode(name)[:_LONGEST])
     return f".{name}.zpipe-{token}-{number:x}"
 
@@ -115,7 +115,7 @@ def take_place(
     if found is None and not wishes.inplace:
         return Place(folder, name, temporary, mode)
     try:
-        replacement = Replacement(path, mode=mode, inplace=wishes.inplace)
+        replacement = Replacement(path, mode=mode, inplace=wishes.inplace, temporary=temporary)
     except TransferError as error:
         if not (wishes.force and error.errno in (errno.EACCES, errno.EPERM, errno.ETXTBSY)):
             raise

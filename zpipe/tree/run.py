@@ -91,6 +91,11 @@ def carry_out(
         journal = Journal(path, sources, target, into=entered)
         if journal.resumed and feedback is not None:
             feedback.said(f"{path}: goes on with what was copied before")
+    # On one machine copying is bound by its memory: two ranges of a file side by side were no
+    # quicker than one (300 MiB, ext4: 0.11 s against 0.09 s). Digests, slow streams and machines
+    # that share the work are another matter.
+    divides = wishes.verify or wishes.resume or (workers or 1) > 1
+    divides = divides or executor not in (None, "processes")
     if workers is None:
         one = wishes.rate_limit is not None or ask is not None
         workers = 1 if one else default_workers([*sources, target])
@@ -103,6 +108,7 @@ def carry_out(
             found,
             wishes,
             workers=1 if ask is not None else workers,
+            divides=divides,
             crew=crew,
             journal=journal,
             checksums=sums.take if sums is not None else None,

@@ -52,12 +52,17 @@ class Walk:
         token: str,
         lost: Callable[[Problem], None],
         admit: Callable[[Folder, os.DirEntry[str]], bool] | None,
+        made: Callable[[Folder], None] | None = None,
+        merges: bool = False,
     ):
         self._wishes = wishes
         self._report = report
         self._token = token
         self._lost = lost
         self._admit = admit
+        self._tell_made = made
+        # where operands meet in one target: what this run has made is not replaced by it
+        self._own: dict[str, str] | None = {} if merges else None
         self._umask = os.umask(0)
         os.umask(self._umask)
         self._number = 0
@@ -160,6 +165,8 @@ class Walk:
             return False
         folder.info = info
         self._report.directories += folder.fresh
+        if folder.fresh and self._tell_made is not None:
+            self._tell_made(folder)
         return not (self._wishes.one_filesystem and info.st_dev != self._device)
 
     def _make(self, folder: Folder, info: os.stat_result) -> bool:
@@ -213,6 +220,8 @@ class Walk:
                         self._problem(path, f"{path}: stat: {reason(error)}")
                         continue
                     self._report.found += 1
+                    if self._own is not None and not self.claims(entry.path, folder.target, name):
+                        continue
                     if admit is not None and not admit(folder, entry):
                         continue
                     (files if regular else others).append(name)
@@ -225,6 +234,17 @@ class Walk:
             yield self.batch(folder, files, others)
         folder.open += len(below)
         stack += reversed(below)
+
+    def claims(self, source: str, folder: str, name: str) -> bool:
+        """Whether nothing else of this run goes to that target; says so where something does."""
+        if self._own is None:
+            return True
+        target = join(folder, name)
+        first = self._own.setdefault(target, source)
+        if first == source:
+            return True
+        self._problem(source, f"{target}: was just made from {first}: is not replaced by {source}")
+        return False
 
     def _excluded(self, folder: Folder, name: str) -> bool:
         path = f"{folder.relative}/{name}"[1:]

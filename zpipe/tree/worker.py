@@ -38,12 +38,19 @@ _FOLDER = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC
 class Waiting:
     """A file that is written and not yet verified."""
 
-    def __init__(self, path: str, place: Place | Taken, digest: str, ranges: list[tuple[int, int]]):
+    def __init__(
+        self,
+        path: str,
+        place: Place | Taken,
+        digest: str,
+        ranges: list[tuple[int, int]],
+        names: tuple[str, str, os.stat_result],
+    ):
         self.path = path
         self.place = place
         self.digest = digest
         self.ranges = ranges
-        self.done: Done | None = None
+        self.names = names
 
 
 class Worker:
@@ -73,6 +80,7 @@ class Worker:
             wishes.via is None
             and "plain" not in wishes.without
             and wishes.reflink != "always"
+            and wishes.sparse != "always"
             and limiter is None
         )
         self._clones = wishes.reflink == "auto" and "reflink" not in wishes.without
@@ -196,19 +204,17 @@ class Worker:
                 return
         size = info.st_size
         data = None
-        if size <= SMALL and self._plain and info.st_blocks * 512 >= size:
+        divided = False
+        if not size or (size <= SMALL and self._plain and info.st_blocks * 512 >= size):
             cloning = self._clones and size and self._may_clone(info)
             data = None if cloning else os.read(fd, size + 1)
             if data is not None and len(data) != size and size:
                 self._refuse_change(name, info, fd)
-        elif (
-            self._divides
-            and size >= BIG
-            and (found is None or (stat.S_ISREG(found.st_mode) and found.st_nlink == 1))
-            and not (self._clones and self._may_clone(info))
-        ):
-            out.big.append(Big(name, identity_of(info)))
-            return
+        elif self._divides and size >= BIG and (found is None or self._is_ours(as_name, found)):
+            divided = True
+            if not (self._clones and self._may_clone(info)):
+                out.big.append(Big(name, identity_of(info)))
+                return
         temporary = temporary_name(as_name, batch.token, self._number)
         if found is None and not wishes.preserve and not wishes.inplace:
             place: Place | Taken = Place(self._target, as_name, temporary, info.st_mode & 0o777)
@@ -216,7 +222,12 @@ class Worker:
             target = join(batch.target, as_name)
             place = take_place(self._target, target, temporary, found, info, wishes)
         try:
-            self._fill(name, as_name, fd, info, place, data)
+            cloned = data is None and self._clones and self._clone(fd, place.fd, info)
+            if divided and not cloned:
+                place.discard()
+                out.big.append(Big(name, identity_of(info)))
+                return
+            self._fill(name, as_name, fd, info, place, data, cloned=cloned)
         except BaseException as error:
             place.discard()
             if isinstance(error, OSError):
@@ -250,6 +261,8 @@ class Worker:
         info: os.stat_result,
         place: Place | Taken,
         data: bytes | None,
+        *,
+        cloned: bool,
     ) -> None:
         """Write, compare, give attributes, and put in place."""
         wishes, out = self._wishes, self._out
@@ -265,6 +278,7 @@ class Worker:
         try:
             if data is not None and not size:
                 data = self._virtual(fd, data)
+                ranges = [(0, len(data))]
             if data is not None:
                 rest = memoryview(data)
                 while rest:
@@ -272,7 +286,7 @@ class Worker:
                 if digest is not None:
                     digest.update(data)
                 out.count("plain", len(data))
-            elif not (self._clones and self._clone(fd, place.fd, info)):
+            elif not cloned:
                 ranges = self._by_movers(name, as_name, fd, info, place, digest)
             if digest is not None:
                 hexes = digest.hex()
@@ -284,12 +298,10 @@ class Worker:
             keep(fd, info, place.fd, join(self._batch.target, as_name), wishes)
         if wishes.verify:
             if wishes.digest is not None:
-                ranges = [(0, size)]
-            waiting = Waiting(join(self._batch.target, as_name), place, hexes, ranges)
-            if self._tells:
-                waiting.done = self._done(name, as_name, info, hexes, "copied")
+                ranges = [(0, max(size, ranges[-1][1] if ranges else 0))]  # with its holes
+            path = join(self._batch.target, as_name)
             place.close()
-            self._waiting.append(waiting)
+            self._waiting.append(Waiting(path, place, hexes, ranges, (name, as_name, info)))
             if len(self._waiting) >= 64 or size > SMALL:
                 self._verify()
             return
@@ -336,6 +348,15 @@ class Worker:
             os.ftruncate(place.fd, size)
         return ranges
 
+    def _is_ours(self, name: str, found: os.stat_result) -> bool:
+        """Whether a target may be replaced by a file that we make, owner and all."""
+        return (
+            stat.S_ISREG(found.st_mode)
+            and found.st_nlink == 1
+            and found.st_uid in (os.geteuid(), found.st_uid if os.geteuid() == 0 else -1)
+            and os.access(name, os.W_OK, dir_fd=self._target, effective_ids=True)
+        )
+
     def _may_clone(self, info: os.stat_result) -> bool:
         return (info.st_dev, self._target_device) not in self._never_clones
 
@@ -372,37 +393,35 @@ class Worker:
         from zpipe.tree.digest import on_disk
 
         syncfs(self._target)
-        waiting, self._waiting = self._waiting, []
-        for each in waiting:
-            place = each.place
+        while self._waiting:
+            each = self._waiting[0]
+            place, problem = each.place, None
             try:
+                # who is interrupted here leaves it to the caller to discard all that waits
                 self._stop.check()
                 if isinstance(place, Place):
                     found = on_disk(place.temporary, each.ranges, folder=self._target)
                 else:
                     found = on_disk(f"/proc/self/fd/{place.fd}", each.ranges, folder=None)
-                if found != each.digest:
+                if found == each.digest:
+                    place.commit()
+                else:
                     text = f"{each.path}: verify: what was read back is not what was written"
-                    if not place.in_place:
-                        text += "; nothing was put in place"
-                    self._out.problems.append(Problem(each.path, text, "mismatch"))
-                    place.discard()
-                    continue
-                place.commit()
+                    text += "" if place.in_place else "; nothing was put in place"
+                    problem = Problem(each.path, text, "mismatch")
             except OSError as error:
-                text = f"{each.path}: rename: {reason(error)}"
-                self._out.problems.append(Problem(each.path, text))
+                problem = Problem(each.path, f"{each.path}: rename: {reason(error)}")
+            except TransferError as error:
+                problem = Problem(each.path, str(error))
+            self._waiting.pop(0)
+            if problem is not None:
                 place.discard()
+                self._out.problems.append(problem)
                 continue
-            except BaseException as error:
-                place.discard()
-                if isinstance(error, TransferError):
-                    self._out.problems.append(Problem(each.path, str(error)))
-                    continue
-                raise
             self._out.files += 1
-            if each.done is not None:
-                self._out.done.append(each.done)
+            if self._tells:
+                name, as_name, info = each.names
+                self._note(name, as_name, info, each.digest, "copied")
 
     # What has no bytes
 
@@ -475,6 +494,11 @@ class Worker:
                 raise TransferError(text, errno=errno.EEXIST)
         temporary = temporary_name(as_name, batch.token, self._number)
         source = self._path(name)
+        if wishes.make == "symlink" and not source.startswith("/") and not self._is_here():
+            raise TransferError(
+                f"{target}: symlink: {source} is a relative path, which would be looked for in"
+                f" {batch.target}: give the whole path"
+            )
 
         def make() -> None:
             if wishes.make == "symlink":
@@ -504,6 +528,11 @@ class Worker:
         self._out.files += 1
         if self._tells:
             self._note(name, as_name, info, "", "linked")
+
+    def _is_here(self) -> bool:
+        """Whether the target directory is the one that relative paths begin at."""
+        here, target = os.stat("."), os.fstat(self._target)
+        return (here.st_dev, here.st_ino) == (target.st_dev, target.st_ino)
 
     def _made(self, make: Callable[[], None], temporary: str) -> None:
         try:
@@ -583,12 +612,10 @@ class Worker:
         target = join(self._batch.target, as_name)
         there = (0, 0, 0, 0, 0)
         if self._wishes.resume and act == "copied":
-            for path in (as_name, temporary_name(as_name, self._batch.token, self._number)):
-                try:
-                    there = identity_of(os.lstat(path, dir_fd=self._target))
-                    break
-                except OSError:
-                    continue
+            try:
+                there = identity_of(os.lstat(as_name, dir_fd=self._target))
+            except OSError:
+                pass  # it is gone again: another run will see that
         return Done(self._path(name), target, info.st_size, identity_of(info), there, digest, act)
 
 
