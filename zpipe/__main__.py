@@ -2,4 +2,5 @@
 
 from zpipe.cli import main
 
-main()
+if __name__ == "__main__":  # executors import the program again in their workers
+    main()

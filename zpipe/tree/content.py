@@ -39,10 +39,15 @@ class Watcher(Feedback):
 
     interval = 0.2
 
-    def __init__(self, moving: Callable[[int], None]):
+    def __init__(self, moving: Callable[[int], None], stop: Stop):
         self._moving = moving
+        self._stop = stop
 
     def progress(self, hop: HopReport) -> None:
+        self._moving(hop.moved)
+
+    def status(self, hop: HopReport) -> None:
+        self._stop.status_wanted = True  # of the whole, not of this hop
         self._moving(hop.moved)
 
 
@@ -89,7 +94,7 @@ class Range:
         self._provisional = provisional
         self._limiter = limiter
         self._moving = moving
-        self._feedback = Watcher(moving) if moving is not None else Feedback()
+        self._feedback = Watcher(moving, stop) if moving is not None else Feedback()
 
     def carry(self, begin: int, end: int, digest: Digest | None) -> list[tuple[int, int]]:
         """Carry what lies between two offsets; return where data was written.

@@ -23,7 +23,7 @@ from zpipe.errors import (
 from zpipe.tree.crew import Alone
 from zpipe.tree.naming import is_inside
 from zpipe.tree.report import TreeFeedback, TreeReport
-from zpipe.tree.tasks import Batch, Done, Problem
+from zpipe.tree.tasks import Batch, Big, Done, Problem
 from zpipe.tree.walk import Walk
 from zpipe.tree.worker import Worker, join
 
@@ -88,14 +88,19 @@ class TreeCopy:
         if self._counts or "links" in wishes.preserve or journal is not None:
             admit = self._admit
         targets = [pair.target for pair in pairs]
+        token = os.urandom(4).hex()
+        if journal is not None:
+            token = journal.token
+            journal.sync_to = targets[0]
         self._walk = Walk(
             wishes,
             self.report,
-            token=os.urandom(4).hex(),
+            token=token,
             lost=self._lose,
             admit=admit,
             made=self._made if wishes.names else None,
             merges=len(set(targets)) < len(targets),
+            found=journal.clean if journal is not None and journal.resumed else None,
         )
         self._big = 0
         # targets of files with several names, and their digests once they are known
@@ -135,21 +140,22 @@ class TreeCopy:
 
     def _judge(self) -> None:
         report = self.report
-        lost = [problem for problem in report.problems if problem.kind != "noted"]
-        if self._journal is not None and not lost:
+        if self._journal is not None and not report.problems:
             self._journal.remove()
-        if not lost:
+        if not report.problems:
             return
-        mismatch = any(problem.kind == "mismatch" for problem in lost)
-        noun = "file was" if len(lost) == 1 else "files were"
-        # one line, but for names that are many
-        names = ", ".join(problem.path for problem in lost[:_LISTED])
-        if len(lost) > _LISTED:
-            names += f", and {len(lost) - _LISTED} more"
-        text = f"{len(lost)} {noun} not copied: {names}"
+        mismatch = any(problem.kind == "mismatch" for problem in report.problems)
+        lost = [problem for problem in report.problems if problem.kind != "attribute"]
+        bare = [problem for problem in report.problems if problem.kind == "attribute"]
+        parts = []
+        if lost:
+            parts.append(f"{_names(lost)} not copied")
+        if bare:
+            parts.append(f"{_names(bare)} copied without all attributes")
+        text = "; ".join(parts)
         error = VerifyError(text) if mismatch else TreeFailed(text)
         # where there was nothing else, its own line has said it all
-        error.told = len(lost) == 1 and not report.files and not report.directories
+        error.told = len(lost) == 1 and not bare and not report.files and not report.directories
         raise error
 
     def _so_far(self) -> str:
@@ -366,21 +372,24 @@ class TreeCopy:
         """Whether an earlier run has finished this file, and neither side has changed since."""
         if self._journal is None or not stat.S_ISREG(info.st_mode):
             return False
-        record = self._journal.finished.get(target)
+        record = self._journal.finished_of(target)
         if record is None:
             return False
         from zpipe.tree.tasks import identity_of
 
-        if record[0] != identity_of(info):
+        before, put, digest = record
+        if before != identity_of(info):
             self._feedback.said(f"{source}: has changed since it was copied: is copied again")
             return False
         try:
-            if identity_of(os.lstat(target))[:4] != record[1][:4]:
+            if identity_of(os.lstat(target))[:4] != put[:4]:
                 self._feedback.said(f"{target}: has changed since: is copied again")
                 return False
         except OSError:
             return False
         self.report.kept += 1
+        if self._checksums is not None and digest:
+            self._checksums(Done(source, target, info.st_size, before, put, digest, "kept"))
         return True
 
     def _make_links(self) -> None:
@@ -471,18 +480,25 @@ class TreeCopy:
         folder = self._walk.folders.pop(outcome.number, None)
         if batch is not None:
             for big in outcome.big:
-                self._divide(batch, big.name, folder)
+                self._divide(batch, big, folder)
         self._walk.leave(folder)
 
-    def _divide(self, batch: Batch, name: str, folder: Folder | None) -> None:
+    def _divide(self, batch: Batch, big: Big, folder: Folder | None) -> None:
         from zpipe.tree.division import Division
 
-        source = join(batch.source, name)
-        target = join(batch.target, batch.as_name or name)
+        source = join(batch.source, big.name)
+        target = join(batch.target, batch.as_name or big.name)
         try:
             self._big += 1
             division = Division(
-                source, target, self._wishes, folder, self._journal, batch.token, self._big
+                source,
+                target,
+                self._wishes,
+                folder,
+                self._journal,
+                batch.token,
+                self._big,
+                big.identity,
             )
         except ZpipeError as error:
             self._lose(Problem(source, str(error)))
@@ -505,6 +521,8 @@ class TreeCopy:
             if not division.failed:
                 self._lose(problem)  # one of them tells of the file
             division.failed = True
+        if outcome.partial:
+            outcome.failed = division.failed = True  # nothing to tell: a signal has ended it
         division.left -= 1
         offset = division.by_number.pop(outcome.number)
         if self._journal is not None and not outcome.failed:
@@ -534,6 +552,8 @@ class TreeCopy:
             self._lose(Problem(division.source, str(error)))
             division.discard(keep=False)
             return
+        if division.problem is not None:
+            self._lose(division.problem)
         self.report.files += 1
         self._note(done)
 
@@ -581,11 +601,7 @@ class TreeCopy:
     def _flush(self) -> None:
         assert self._journal is not None
         self._flushed = time.monotonic()
-        folder = os.open(os.path.dirname(self._journal.path) or ".", os.O_RDONLY | os.O_CLOEXEC)
-        try:
-            self._journal.flush(folder)
-        finally:
-            os.close(folder)
+        self._journal.flush()
 
     def _tidy(self) -> None:
         crew, self._crew = self._crew, None
@@ -598,6 +614,15 @@ class TreeCopy:
                 division.discard(keep=self._wishes.resume)
         if self._journal is not None:
             self._flush()
+
+
+def _names(problems: Sequence[Problem]) -> str:
+    """Return how many files have problems, and their names unless they are many."""
+    paths = list(dict.fromkeys(problem.path for problem in problems))
+    names = ", ".join(paths[:_LISTED])
+    if len(paths) > _LISTED:
+        names += f", and {len(paths) - _LISTED} more"
+    return f"{len(paths)} {'was' if len(paths) == 1 else 'were'} ({names})"
 
 
 def default_workers(paths: Sequence[str]) -> int:

@@ -148,7 +148,7 @@ class Forked(Crew):
         self._again: list[Task] = []
         self._tried: dict[int, int] = {}
         self._lost: list[Outcome] = []
-        self._deaths = 0
+        self._halting = False
         try:
             for place in range(workers):
                 self._members[place] = self._hire(place)
@@ -219,6 +219,7 @@ class Forked(Crew):
 
     def halt(self) -> list[Outcome]:
         outcomes: list[Outcome] = []
+        self._halting = True
         for member in self._living:
             _kill(member.pid, signal.SIGTERM)
         end = time.monotonic() + _PATIENCE
@@ -317,6 +318,8 @@ class Forked(Crew):
                     break
                 outcome = unpacked_outcome(bytes(member.got[_HEAD : _HEAD + size]))
                 del member.got[: _HEAD + size]
+                if outcome.partial and not self._halting:
+                    continue  # somebody else has ended it: all of the task is done again
                 member.waiting.pop(outcome.number, None)
                 outcomes.append(outcome)
 
@@ -329,7 +332,6 @@ class Forked(Crew):
         memoryview(self._places).cast("q")[place] = 0
         number = os.waitstatus_to_exitcode(status)
         how = f"by signal {-number}" if number < 0 else f"with status {number}"
-        self._deaths += 1
         for task in member.waiting.values():
             tried = self._tried[task.number] = self._tried.get(task.number, 1) + 1
             if tried > _TRIES:
@@ -404,6 +406,7 @@ def _framed(outcome: Outcome) -> bytes:
             [_values(each) for each in outcome.big],
             [_values(each) for each in outcome.done],
             outcome.failed,
+            outcome.partial,
         )
     )
     return len(data).to_bytes(_HEAD, "little") + data
@@ -411,14 +414,14 @@ def _framed(outcome: Outcome) -> bytes:
 
 def unpacked_outcome(data: bytes) -> Outcome:
     """Return the outcome that `_framed` has packed."""
-    number, *counts, by_mover, fallbacks, problems, big, done, failed = marshal.loads(data)
+    number, *counts, by_mover, fallbacks, problems, big, done, failed, partial = marshal.loads(data)
     outcome = Outcome(number)
     outcome.files, outcome.skipped, outcome.moved = counts
     outcome.by_mover, outcome.fallbacks = by_mover, fallbacks
     outcome.problems = [Problem(*each) for each in problems]
     outcome.big = [Big(*each) for each in big]
     outcome.done = [Done(*each) for each in done]
-    outcome.failed = failed
+    outcome.failed, outcome.partial = failed, partial
     return outcome
 
 

@@ -11,7 +11,7 @@ from zpipe.tree.attributes import keep
 from zpipe.tree.content import segments
 from zpipe.tree.journal import Part
 from zpipe.tree.place import temporary_name
-from zpipe.tree.tasks import Chunk, Done, identity_of
+from zpipe.tree.tasks import Chunk, Done, Problem, identity_of
 from zpipe.tree.wishes import CHUNK
 
 TYPE_CHECKING = False
@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from zpipe.tree.journal import Journal
+    from zpipe.tree.tasks import Identity
     from zpipe.tree.walk import Folder
     from zpipe.tree.wishes import TreeWishes
 
@@ -35,8 +36,12 @@ class Division:
         journal: Journal | None,
         token: str,
         number: int,
+        identity: Identity,
     ):
-        """Raises: TransferError."""
+        """`identity` is what the worker saw, by which it is known to be a regular file.
+
+        Raises: TransferError, SourceChanged.
+        """
         self.source = source
         self.target = target
         self.folder = folder
@@ -44,6 +49,7 @@ class Division:
         self.left = 0
         self.had = 0
         self.note = ""
+        self.problem: Problem | None = None  # something that is in place, but not as it should be
         self.by_number: dict[int, int] = {}  # chunk -> offset
         self._wishes = wishes
         self._offsets: set[int] = set()
@@ -52,13 +58,18 @@ class Division:
         except OSError as error:
             raise open_failed(source, "stat", error) from error
         self.identity = identity_of(self._info)
+        if self.identity != identity:
+            raise SourceChanged(
+                f"{source}: read: the source changed while it was read; nothing was put in place"
+            )
         above, name = os.path.split(target)
         self.temporary = os.path.join(above, temporary_name(name, f"{token}-big", number))
-        if journal is None or not self._take_up(journal.parts.get(target)):
+        if journal is None or not self._take_up(journal.part_of(target)):
             self._begin()
             if journal is not None:
                 inode = os.lstat(self.temporary).st_ino
                 journal.part(target, Part(self.temporary, self.identity, inode))
+                journal.flush()
 
     def _take_up(self, part: Part | None) -> bool:
         """Go on with what an earlier run has left; False where there is nothing to go on with."""
@@ -119,7 +130,7 @@ class Division:
         if self._wishes.sparse == "never":
             return list(range(0, size, CHUNK))
         try:
-            fd = os.open(self.source, os.O_RDONLY | os.O_CLOEXEC)
+            fd = os.open(self.source, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
         except OSError as error:
             raise open_failed(self.source, "open", error) from error
         offsets: list[int] = []
@@ -139,7 +150,7 @@ class Division:
         wishes, info = self._wishes, self._info
         act = "open"
         try:
-            source = os.open(self.source, os.O_RDONLY | os.O_CLOEXEC)
+            source = os.open(self.source, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
             try:
                 if identity_of(os.fstat(source)) != self.identity:
                     raise SourceChanged(
@@ -180,7 +191,10 @@ class Division:
             take_on(fd, self.target, found)
             mode = stat.S_IMODE(found.st_mode)
         os.fchmod(fd, mode)
-        keep(source, info, fd, self.target, self._wishes)
+        try:
+            keep(source, info, fd, self.target, self._wishes)
+        except TransferError as error:
+            self.problem = Problem(self.source, str(error), "attribute")
 
     def discard(self, *, keep: bool) -> None:
         """Leave no temporary file, unless it is to be gone on with."""

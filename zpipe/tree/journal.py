@@ -16,10 +16,14 @@ from zpipe.kernel.sync import syncfs
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Sequence
+    from typing import Any
 
     from zpipe.tree.tasks import Done, Identity
+    from zpipe.tree.wishes import TreeWishes
 
 _VERSION = 1
+# wishes that decide what a finished file is
+_HEEDED = ("follow", "preserve", "make", "sparse", "reflink", "verify", "digest", "exclude")
 _EVERY = 4096  # records that are kept back at the most
 
 
@@ -36,15 +40,19 @@ class Part:
 class Journal:
     """Open from the beginning of a run to its end; locked, so that no other run writes it."""
 
-    def __init__(self, path: str, sources: Sequence[str], target: str, *, into: bool):
+    def __init__(
+        self, path: str, sources: Sequence[str], target: str, wishes: TreeWishes, *, into: bool
+    ):
         """Take up the journal of the same copy, or begin one.
 
         Raises: TransferError  another process is at it, it is of another copy, or cannot be had.
         """
         self.path = path
         self.resumed = False
-        self.finished: dict[str, tuple[Identity, Identity]] = {}
-        self.parts: dict[str, Part] = {}
+        self.token = os.urandom(4).hex()  # of temporary names: the same in all runs of this copy
+        self.sync_to = target  # or what is above, as long as it is not there
+        self._finished: dict[str, tuple[Identity, Identity, str]] = {}
+        self._parts: dict[str, Part] = {}
         self._pending: list[str] = []
         header = {
             "v": _VERSION,
@@ -52,6 +60,7 @@ class Journal:
             "sources": [os.path.abspath(source) for source in sources],
             "target": os.path.abspath(target),
             "into": into,
+            "wishes": {name: _plain(getattr(wishes, name)) for name in _HEEDED},
         }
         try:
             self._fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)
@@ -95,54 +104,105 @@ class Journal:
             except ValueError:
                 break  # the end of it was never written
             if number == 0:
-                if record != header:
-                    raise TransferError(
-                        f"{self.path}: read: is the journal of another copy: remove it, or repeat"
-                        " that one"
-                    )
+                self._agree(record, header)
                 self.resumed = True
-            else:
-                self._take(record)
+            elif not self._take(record):
+                break
             whole += len(line)
         os.ftruncate(self._fd, whole)
         if not self.resumed:
+            header["token"] = self.token
             os.write(self._fd, (json.dumps(header) + "\n").encode())
             os.fsync(self._fd)
 
-    def _take(self, record: dict[str, object]) -> None:
-        kind = record.get("type")
-        path = str(record.get("path"))
-        if kind == "done":
-            self.finished[path] = (_identity(record["source"]), _identity(record["target"]))
-            self.parts.pop(path, None)
-        elif kind == "part":
-            inode = record["inode"]
-            assert isinstance(inode, int)
-            self.parts[path] = Part(str(record["temporary"]), _identity(record["source"]), inode)
-        elif kind == "range" and path in self.parts:
-            offset = record["offset"]
-            assert isinstance(offset, int)
-            self.parts[path].offsets.add(offset)
+    def _agree(self, found: object, header: dict[str, object]) -> None:
+        """Raise: TransferError  the journal is not of this copy."""
+        if not isinstance(found, dict):
+            found = {}
+        token = found.pop("token", None)
+        if {**found, "wishes": 0} != {**header, "wishes": 0} or not isinstance(token, str):
+            raise TransferError(
+                f"{self.path}: read: is the journal of another copy: remove it, or repeat that one"
+            )
+        if found != header:
+            before, now = found.get("wishes"), header["wishes"]
+            assert isinstance(now, dict)
+            other = [
+                name for name in now if isinstance(before, dict) and before.get(name) != now[name]
+            ]
+            raise TransferError(
+                f"{self.path}: read: was begun with other options ({', '.join(other)}): repeat"
+                " those, or remove it"
+            )
+        self.token = token
+
+    def _take(self, record: dict[str, Any]) -> bool:
+        """Take up a record; False where it is none: then it was never written whole."""
+        try:
+            kind, path = record["type"], record["path"]
+            if kind == "done":
+                digest = record.get("digest", "")
+                both = _identity(record["source"]), _identity(record["target"])
+                self._finished[path] = (*both, digest)
+                self._parts.pop(path, None)
+            elif kind == "part":
+                source = _identity(record["source"])
+                self._parts[path] = Part(record["temporary"], source, record["inode"])
+            elif kind == "range":
+                self._parts[path].offsets.add(record["offset"])
+        except (KeyError, TypeError, ValueError, AttributeError):
+            return False
+        return True
+
+    def finished_of(self, path: str) -> tuple[Identity, Identity, str] | None:
+        """Return what the source and the target were when a file was finished, and its digest."""
+        return self._finished.get(os.path.abspath(path))
+
+    def part_of(self, path: str) -> Part | None:
+        """Return what there is of a big file."""
+        return self._parts.get(os.path.abspath(path))
 
     def done(self, done: Done) -> None:
         """Note a file; it is written down by the next `flush`."""
-        self._note(type="done", path=done.path, source=done.identity, target=done.target)
+        self._note(
+            type="done",
+            path=os.path.abspath(done.path),
+            source=done.identity,
+            target=done.target,
+            digest=done.digest,
+        )
 
     def part(self, path: str, part: Part) -> None:
         """Note the temporary file of a big one."""
-        self.parts[path] = part
+        path = os.path.abspath(path)
+        self._parts[path] = part
         self._note(
             type="part",
             path=path,
-            temporary=part.temporary,
+            temporary=os.path.abspath(part.temporary),
             source=part.identity,
             inode=part.inode,
         )
 
     def range(self, path: str, offset: int) -> None:
         """Note that a range, from this offset to the end of its chunk, is on the disk."""
-        self.parts[path].offsets.add(offset)
+        path = os.path.abspath(path)
+        self._parts[path].offsets.add(offset)
         self._note(type="range", path=path, offset=offset)
+
+    def clean(self, folder: str) -> None:
+        """Remove from a directory of the target what a killed run has left, and nobody goes on
+        with.
+        """
+        mine = f".zpipe-{self.token}"
+        wanted = {part.temporary for part in self._parts.values()}
+        try:
+            with os.scandir(folder) as entries:
+                for entry in entries:
+                    if mine in entry.name and os.path.abspath(entry.path) not in wanted:
+                        os.unlink(entry.path)
+        except OSError:
+            pass  # it is no more than tidying up
 
     def _note(self, **record: object) -> None:
         self._pending.append(json.dumps(record) + "\n")
@@ -151,8 +211,8 @@ class Journal:
     def full(self) -> bool:
         return len(self._pending) >= _EVERY
 
-    def flush(self, folder: int) -> None:
-        """Make durable what was copied to the filesystem of `folder`, then what is noted of it.
+    def flush(self) -> None:
+        """Make durable what was copied to the target's filesystem, then what is noted of it.
 
         Raises: TransferError.
         """
@@ -160,7 +220,7 @@ class Journal:
             return
         pending, self._pending = self._pending, []
         try:
-            syncfs(folder)
+            self._sync()
             data = memoryview("".join(pending).encode())
             while data:
                 data = data[os.write(self._fd, data) :]
@@ -169,6 +229,16 @@ class Journal:
             raise TransferError(
                 f"{self.path}: write: {reason(error)}", errno=error.errno
             ) from error
+
+    def _sync(self) -> None:
+        folder = os.path.abspath(self.sync_to)
+        while not os.path.isdir(folder) and folder != "/":
+            folder = os.path.dirname(folder)
+        fd = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        try:
+            syncfs(fd)
+        finally:
+            os.close(fd)
 
     def remove(self) -> None:
         """Everything is copied."""
@@ -184,7 +254,13 @@ class Journal:
             self._fd = -1
 
 
-def _identity(value: object) -> Identity:
-    assert isinstance(value, list)
+def _identity(value: Any) -> Identity:
+    """Raises: TypeError, ValueError  it is none."""
+    if not all(type(each) is int for each in value):
+        raise TypeError
     device, inode, size, mtime, ctime = value
     return (device, inode, size, mtime, ctime)
+
+
+def _plain(value: object) -> object:
+    return sorted(value) if isinstance(value, (frozenset, tuple)) else value

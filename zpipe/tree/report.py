@@ -41,8 +41,8 @@ class TreeReport:
 
     @property
     def lost(self) -> int:
-        """Files and directories that were not copied."""
-        return sum(problem.kind != "noted" for problem in self.problems)
+        """Files and directories that were not copied, or not with all attributes."""
+        return len({problem.path for problem in self.problems})
 
 
 class TreeFeedback:

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import os
 
-from zpipe.errors import TransferError, reason
-from zpipe.tree.copy import TreeCopy, default_workers
+from zpipe.errors import TransferError, VerifyError, reason
+from zpipe.tree.copy import TreeCopy, TreeFailed, default_workers
 from zpipe.tree.naming import pairs
 from zpipe.tree.wishes import PLAIN, TreeWishes
 from zpipe.values import replace
@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 
     from zpipe.engine.stop import Stop
     from zpipe.tree.crew import Crew
+    from zpipe.tree.journal import Journal
     from zpipe.tree.report import TreeFeedback, TreeReport
     from zpipe.tree.tasks import Done
 
@@ -69,26 +70,25 @@ def carry_out(
     stop: Stop | None = None,
 ) -> TreeReport:
     """Carry out a copy of files and trees, all wishes given. Raises: as `copy_tree`."""
-    journal = None
+    journal: Journal | None = None
     if executor not in (None, "processes", "threads"):
         # workers elsewhere have another working directory
         here = os.getcwd()
         sources = [os.path.join(here, source) for source in sources]
         target = os.path.join(here, target)
-    path = _journal_path(target)
-    if wishes.resume and into is None:
+    if wishes.resume:
         from zpipe.tree.journal import Journal
 
+        path = journal_path(target, into)
+    if wishes.resume and into is None:
         # by now the target may be there, where it was not when the copy began
         into = Journal.says_into(path)
     found = pairs(sources, target, into=into, parents=parents)
     if checksum_file is not None:
         wishes = replace(wishes, digest="sha256")
     if wishes.resume:
-        from zpipe.tree.journal import Journal
-
         entered = found[0].target != target
-        journal = Journal(path, sources, target, into=entered)
+        journal = Journal(path, sources, target, wishes, into=entered)
         if journal.resumed and feedback is not None:
             feedback.said(f"{path}: goes on with what was copied before")
     # On one machine copying is bound by its memory: two ranges of a file side by side were no
@@ -117,11 +117,17 @@ def carry_out(
             stop=stop,
         )
         try:
-            return copy.run()
-        finally:
+            report = copy.run()
+        except (TreeFailed, VerifyError):
             if sums is not None:
-                sums.finish()
+                sums.finish()  # of the files that were copied
+            raise
+        if sums is not None:
+            sums.finish()
+        return report
     finally:
+        if sums is not None:
+            sums.discard()
         if journal is not None:
             journal.close()
 
@@ -150,9 +156,16 @@ def _crew(
     return make
 
 
-def _journal_path(target: str) -> str:
+def journal_path(target: str, into: bool | None) -> str:
+    """Return where the journal is: beside a target that is made, in a directory that is there.
+
+    The directory may be the root of a filesystem whose parent is another's, and somebody else's.
+    """
     above, name = os.path.split(os.path.abspath(target))
-    return os.path.join(above, f".{name}.zpipe-journal")
+    beside = os.path.join(above, f".{name}.zpipe-journal")
+    if into is False or not os.path.isdir(target) or os.path.lexists(beside):
+        return beside
+    return os.path.join(os.path.abspath(target), ".zpipe-journal")
 
 
 class _Sums:
@@ -183,3 +196,7 @@ class _Sums:
     def finish(self) -> None:
         """Put it in place. Raises: TransferError."""
         self._replacement.commit()
+
+    def discard(self) -> None:
+        """Leave no part of it; nothing, once it is in place."""
+        self._replacement.discard()

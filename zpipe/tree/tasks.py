@@ -51,7 +51,7 @@ if TYPE_CHECKING:
 
 
 class Problem(Value):
-    """What has gone wrong with one file, in one line. `kind`: failed, mismatch, noted."""
+    """What has gone wrong with one file, in one line. `kind`: failed, mismatch, attribute."""
 
     path: str
     text: str
@@ -92,6 +92,7 @@ class Outcome:
         self.done: list[Done] = []
         self.notes: set[str] = set()
         self.failed = False  # of a chunk: its file is lost
+        self.partial = False  # a signal has ended it: the rest of the task is not done
 
     def count(self, mover: str, size: int) -> None:
         """Note bytes that a mover carried."""

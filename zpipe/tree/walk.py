@@ -54,6 +54,7 @@ class Walk:
         admit: Callable[[Folder, os.DirEntry[str]], bool] | None,
         made: Callable[[Folder], None] | None = None,
         merges: bool = False,
+        found: Callable[[str], None] | None = None,
     ):
         self._wishes = wishes
         self._report = report
@@ -61,6 +62,7 @@ class Walk:
         self._lost = lost
         self._admit = admit
         self._tell_made = made
+        self._tell_found = found
         # where operands meet in one target: what this run has made is not replaced by it
         self._own: dict[str, str] | None = {} if merges else None
         self._umask = os.umask(0)
@@ -167,6 +169,8 @@ class Walk:
         self._report.directories += folder.fresh
         if folder.fresh and self._tell_made is not None:
             self._tell_made(folder)
+        if not folder.fresh and self._tell_found is not None:
+            self._tell_found(folder.target)
         return not (self._wishes.one_filesystem and info.st_dev != self._device)
 
     def _make(self, folder: Folder, info: os.stat_result) -> bool:
@@ -273,12 +277,16 @@ class Walk:
                 finally:
                     os.close(target)
         except TransferError as error:
-            self._problem(folder.source, str(error))
+            self._lost(Problem(folder.source, str(error), "attribute"))
         except OSError as error:
-            self._problem(folder.source, f"{folder.target}: chmod: {reason(error)}")
+            text = f"{folder.target}: chmod: {reason(error)}"
+            self._lost(Problem(folder.source, text, "attribute"))
 
     def _keep(self, folder: Folder, info: os.stat_result) -> None:
-        source = os.open(folder.source, _FOLDER)
+        try:
+            source = os.open(folder.source, _FOLDER)
+        except OSError:
+            source = -1  # it could not be read: what stat has told is kept
         try:
             target = os.open(folder.target, _FOLDER)
             try:
@@ -286,7 +294,8 @@ class Walk:
             finally:
                 os.close(target)
         finally:
-            os.close(source)
+            if source >= 0:
+                os.close(source)
 
     def _problem(self, path: str, text: str) -> None:
         self._lost(Problem(path, text))

@@ -103,6 +103,7 @@ class Worker:
     @property
     def partial(self) -> Outcome:
         """What was done of the task that a signal has ended."""
+        self._out.partial = True
         return self._out
 
     # Small files
@@ -207,9 +208,7 @@ class Worker:
         divided = False
         if not size or (size <= SMALL and self._plain and info.st_blocks * 512 >= size):
             cloning = self._clones and size and self._may_clone(info)
-            data = None if cloning else os.read(fd, size + 1)
-            if data is not None and len(data) != size and size:
-                self._refuse_change(name, info, fd)
+            data = None if cloning else self._read(name, fd, info)
         elif self._divides and size >= BIG and (found is None or self._is_ours(as_name, found)):
             divided = True
             if not (self._clones and self._may_clone(info)):
@@ -295,7 +294,7 @@ class Worker:
                 digest.close()
         self._refuse_change(name, info, fd)
         if wishes.preserve:
-            keep(fd, info, place.fd, join(self._batch.target, as_name), wishes)
+            self._keep(name, as_name, fd, info, place.fd)
         if wishes.verify:
             if wishes.digest is not None:
                 ranges = [(0, max(size, ranges[-1][1] if ranges else 0))]  # with its holes
@@ -312,12 +311,34 @@ class Worker:
         if self._tells:
             self._note(name, as_name, info, hexes, "copied")
 
+    def _read(self, name: str, fd: int, info: os.stat_result) -> bytes:
+        """Return a small file whole. Raises: SourceChanged, TransferError."""
+        size = info.st_size
+        data = os.read(fd, size + 1)
+        if len(data) == size or not size:
+            return data
+        while len(data) < size and (more := os.read(fd, size - len(data))):
+            data += more  # as network filesystems may give it
+        if len(data) != size:
+            self._refuse_change(name, info, fd)
+            raise TransferError(f"{self._path(name)}: read: ended at byte {len(data)} of {size}")
+        return data
+
     def _virtual(self, fd: int, data: bytes) -> bytes:
         """Read on where the size is 0, as that of files in /proc is."""
         pieces = [data]
         while pieces[-1]:
             pieces.append(os.read(fd, SMALL))
         return b"".join(pieces)
+
+    def _keep(
+        self, name: str, as_name: str, source: int, info: os.stat_result, target: int
+    ) -> None:
+        """Keep attributes; what is lost is told, and the file is put in place nevertheless."""
+        try:
+            keep(source, info, target, join(self._batch.target, as_name), self._wishes)
+        except TransferError as error:
+            self._out.problems.append(Problem(self._path(name), str(error), "attribute"))
 
     def _by_movers(
         self,
@@ -549,7 +570,7 @@ class Worker:
         self._out = out = Outcome(chunk.number)
         end = chunk.offset + chunk.length
         try:
-            source = os.open(chunk.source, _OPEN)
+            source = os.open(chunk.source, _OPEN | os.O_NONBLOCK)
             try:
                 if identity_of(os.fstat(source)) != chunk.identity:
                     raise SourceChanged(
