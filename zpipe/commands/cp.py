@@ -316,7 +316,9 @@ def _of_trees(
         if text != "all":
             named |= attributes
     for text in options["no_preserve"]:
-        asked["preserve"] -= _attributes(text, "--no-preserve")
+        attributes = _attributes(text, "--no-preserve")
+        asked["preserve"] -= attributes
+        asked["default_mode"] = asked.get("default_mode", False) or "mode" in attributes
     if options["update"] is not None:
         asked["existing"] = {"all": "replace", "older": "update", "none": "skip"}[options["update"]]
     request = Request(

@@ -78,8 +78,8 @@ def wishes_of_letters(letters: Sequence[str]) -> dict[str, Any]:
             found["verbose"] = True
     if "follow" not in found:
         # as cp: links are copied with what is in a tree, and followed where they are named alone
-        linking = found.get("make", "copy") != "copy"
-        found["follow"] = "never" if found.get("recursive") or linking else "always"
+        linking = found.get("make") == "link"
+        found["follow"] = "never" if found.get("recursive") and not linking else "always"
     return found
 
 

@@ -148,7 +148,11 @@ class Range:
             length=end - begin, via=via, without=frozenset(without), pipe_size=wishes.pipe_size
         )
         try:
-            plan = choose(source.facts, sink.facts, hop_wishes)
+            asked = source.facts
+            if via is not None:
+                # what is few for the fastest way must not be refused the way that was asked for
+                asked = replace(asked, size=max(end - begin, 1 << 20))
+            plan = choose(asked, sink.facts, hop_wishes)
         except UsageError as error:
             raise TransferError(f"{self._name} -> {self._target}: {error}") from error
         waiter = EngineWaiter(self._stop, self._feedback, None)

@@ -24,7 +24,7 @@ from zpipe.tree.crew import Alone
 from zpipe.tree.naming import is_inside
 from zpipe.tree.report import TreeFeedback, TreeReport
 from zpipe.tree.tasks import Batch, Big, Done, Problem
-from zpipe.tree.walk import Walk
+from zpipe.tree.walk import Walk, excluded
 from zpipe.tree.worker import Worker, join
 
 TYPE_CHECKING = False
@@ -282,6 +282,9 @@ class TreeCopy:
         wishes = self._wishes
         follow = wishes.follow != "never"
         source, target = pair.source, pair.target
+        name = os.path.basename(source.rstrip("/"))
+        if wishes.exclude and excluded(name, name, wishes.exclude):
+            return
         try:
             info = os.stat(source, follow_symlinks=follow or source.endswith("/"))
         except OSError as error:
@@ -353,8 +356,10 @@ class TreeCopy:
         self, source: str, target: str, info: os.stat_result, folder: Folder | None
     ) -> bool:
         """Whether it is another name of a file that is copied already; then it is linked later."""
-        if info.st_nlink < 2 or "links" not in self._wishes.preserve:
+        if "links" not in self._wishes.preserve:
             return False
+        if info.st_nlink < 2 and self._wishes.follow == "never":
+            return False  # with links that are followed, one file may be met twice all the same
         if self._wishes.make != "copy":
             return False
         key = (info.st_dev, info.st_ino)

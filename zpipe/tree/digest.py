@@ -92,14 +92,20 @@ class Digest:
             self._settled.put(None)
 
 
-def on_disk(path: str, ranges: Sequence[tuple[int, int]], *, folder: int | None) -> str:
+def on_disk(
+    path: str,
+    ranges: Sequence[tuple[int, int]],
+    *,
+    folder: int | None,
+    algorithm: str = VERIFYING,
+) -> str:
     """Return the digest of ranges as the disk has them: by O_DIRECT, or with the page cache dropped
     first. The file was synced.
 
     Raises: TransferError  it cannot be read.
     """
     total = sum(last - first for first, last in ranges)
-    digest = Digest(VERIFYING, total, wants_holes=False)
+    digest = Digest(algorithm, total, wants_holes=False)
     try:
         fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC, dir_fd=folder)
         try:

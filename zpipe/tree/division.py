@@ -181,7 +181,7 @@ class Division:
 
     def _dress(self, source: int, fd: int, info: os.stat_result) -> None:
         """Give the file the attributes that it will have."""
-        mode = info.st_mode & 0o777 & ~_umask()
+        mode = self._wishes.mode(info) & ~_umask()
         try:
             found = os.lstat(self.target)
         except FileNotFoundError:

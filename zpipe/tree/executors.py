@@ -82,9 +82,12 @@ def _see(proof: Proof) -> None:
             raise Unseen(f"{where}: {path}: {reason(error)}") from None
         if (info.st_ino, info.st_mtime_ns) != (inode, mtime):
             raise Unseen(f"{where}: {path}: is another file or directory there")
+    found = ""
     try:
         with open(proof.path, encoding="ascii") as file:
             found = file.read()
+    except FileNotFoundError:
+        pass  # there may be a directory of that name, but it is not ours
     except OSError as error:
         raise Unseen(f"{where}: {os.path.dirname(proof.path)}: {reason(error)}") from None
     if found != proof.secret:

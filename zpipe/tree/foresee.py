@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import fnmatch
 import os
 import stat
 
 from zpipe.errors import reason
 from zpipe.tree.naming import is_inside
 from zpipe.tree.tasks import Problem
+from zpipe.tree.walk import excluded
 from zpipe.tree.worker import join
 
 TYPE_CHECKING = False
@@ -22,6 +22,9 @@ if TYPE_CHECKING:
 def foresee(pairs: Sequence[Pair], wishes: TreeWishes) -> Iterator[tuple[str, str] | Problem]:
     """Yield source and target of all that would be made, and what would fail for certain."""
     for pair in pairs:
+        name = os.path.basename(pair.source.rstrip("/"))
+        if excluded(name, name, wishes.exclude):
+            continue
         follow = wishes.follow != "never"
         try:
             info = os.stat(pair.source, follow_symlinks=follow or pair.source.endswith("/"))
@@ -57,12 +60,7 @@ def _tree(
             with os.scandir(source) as entries:
                 for entry in entries:
                     path = f"{relative}/{entry.name}"
-                    if any(
-                        fnmatch.fnmatchcase(
-                            path[1:] if "/" in glob else entry.name, glob.strip("/")
-                        )
-                        for glob in wishes.exclude
-                    ):
+                    if excluded(path[1:], entry.name, wishes.exclude):
                         continue
                     to = join(target, entry.name)
                     info = entry.stat(follow_symlinks=follow)

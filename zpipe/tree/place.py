@@ -108,9 +108,7 @@ def take_place(
 
     Raises: OSError, TransferError.
     """
-    mode = info.st_mode & 0o777
-    if wishes.preserve & {"mode", "ownership"}:
-        mode &= 0o700  # not for others before it is theirs
+    mode = wishes.mode(info)
     name = os.path.basename(path)
     if found is None and not wishes.inplace:
         return Place(folder, name, temporary, mode)

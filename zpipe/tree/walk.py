@@ -17,7 +17,7 @@ from zpipe.tree.worker import join
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Iterator, Sequence
 
     from zpipe.tree.report import TreeReport
     from zpipe.tree.wishes import TreeWishes
@@ -174,11 +174,8 @@ class Walk:
         return not (self._wishes.one_filesystem and info.st_dev != self._device)
 
     def _make(self, folder: Folder, info: os.stat_result) -> bool:
-        mode = info.st_mode & 0o777
-        if self._wishes.preserve & {"mode", "ownership"}:
-            mode &= 0o700  # not for others before it is theirs
         try:
-            os.mkdir(folder.target, mode | 0o700)
+            os.mkdir(folder.target, self._wishes.mode(info) | 0o700)
             folder.fresh = True
         except FileExistsError:
             try:
@@ -252,24 +249,21 @@ class Walk:
 
     def _excluded(self, folder: Folder, name: str) -> bool:
         path = f"{folder.relative}/{name}"[1:]
-        return any(
-            fnmatch.fnmatchcase(path if "/" in glob else name, glob.strip("/"))
-            for glob in self._wishes.exclude
-        )
+        return excluded(path, name, self._wishes.exclude)
 
     def _finish(self, folder: Folder) -> None:
         """Give a directory its attributes, now that nothing will change in it any more."""
         info, wishes = folder.info, self._wishes
         if info is None:
             return
-        mode = info.st_mode & 0o777
+        mode = wishes.mode(info)
         try:
             if wishes.preserve:
                 self._keep(folder, info)
             if folder.fresh and "mode" not in wishes.preserve:
                 final = mode & ~self._umask
-                if final != (mode | 0o700) & ~self._umask or "ownership" in wishes.preserve:
-                    os.chmod(folder.target, final)
+                if final != (mode | 0o700) & ~self._umask:
+                    self._narrow(folder.target, final)
             if wishes.sync:
                 target = os.open(folder.target, _FOLDER)
                 try:
@@ -281,6 +275,11 @@ class Walk:
         except OSError as error:
             text = f"{folder.target}: chmod: {reason(error)}"
             self._lost(Problem(folder.source, text, "attribute"))
+
+    def _narrow(self, target: str, mode: int) -> None:
+        """Take away what was granted to the owner while files arrived, and nothing else."""
+        now = stat.S_IMODE(os.stat(target).st_mode)
+        os.chmod(target, now & ~(~mode & 0o700))
 
     def _keep(self, folder: Folder, info: os.stat_result) -> None:
         try:
@@ -299,3 +298,12 @@ class Walk:
 
     def _problem(self, path: str, text: str) -> None:
         self._lost(Problem(path, text))
+
+
+def excluded(path: str, name: str, globs: Sequence[str]) -> bool:
+    """Whether a glob matches a name, or where it has a slash within, a path below the operand."""
+    for glob in globs:
+        bare = glob.rstrip("/")
+        if fnmatch.fnmatchcase(path if "/" in bare else name, bare.lstrip("/")):
+            return True
+    return False

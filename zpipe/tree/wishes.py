@@ -2,7 +2,13 @@
 
 from __future__ import annotations
 
+import stat
+
 from zpipe.values import Value
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    import os
 
 ATTRIBUTES = ("mode", "ownership", "timestamps", "links", "xattr", "context")
 PLAIN = frozenset({"mode", "ownership", "timestamps"})  # what -p keeps
@@ -11,7 +17,8 @@ BIG = 2 * CHUNK  # bytes: files from here on are divided
 
 
 class TreeWishes(Value):
-    """`preserve`: names of `ATTRIBUTES`; `demanded`: those whose loss fails a file.
+    """`preserve`: names of `ATTRIBUTES`; `demanded`: those whose loss is an error.
+    `default_mode`: new files have the mode of any new file, whatever that of the source is.
 
     `follow`: symbolic links are followed never, as operands, or always. `existing`: what becomes of
     a target that is there: replace, skip, update, ask. `make`: copy, link, symlink. `sparse` and
@@ -22,6 +29,7 @@ class TreeWishes(Value):
     recursive: bool = False
     follow: str = "never"
     preserve: frozenset[str] = frozenset()
+    default_mode: bool = False
     demanded: frozenset[str] = frozenset()
     existing: str = "replace"
     force: bool = False
@@ -40,6 +48,17 @@ class TreeWishes(Value):
     rate_limit: int | None = None
     pipe_size: int | None = None
     names: bool = False  # tell of each file, not only of how many
+
+    def mode(self, info: os.stat_result) -> int:
+        """Return the permission bits with which a new file or directory is made; the umask, or the
+        default ACL of its directory, takes its part of them.
+        """
+        if self.default_mode:
+            return 0o777 if stat.S_ISDIR(info.st_mode) else 0o666
+        bits = info.st_mode & (0o1777 if stat.S_ISDIR(info.st_mode) else 0o777)
+        if "mode" in self.preserve:
+            bits &= 0o700  # not for others before it is theirs
+        return bits
 
     @property
     def divides(self) -> bool:

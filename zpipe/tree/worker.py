@@ -10,7 +10,14 @@ import errno
 import os
 import stat
 
-from zpipe.errors import Interrupted, SourceChanged, TransferError, ZpipeError, reason
+from zpipe.errors import (
+    Interrupted,
+    SourceChanged,
+    TransferError,
+    ZpipeError,
+    open_failed,
+    reason,
+)
 from zpipe.kernel.changes import changes
 from zpipe.kernel.clone import clone
 from zpipe.tree.attributes import keep
@@ -206,9 +213,12 @@ class Worker:
         size = info.st_size
         data = None
         divided = False
-        if not size or (size <= SMALL and self._plain and info.st_blocks * 512 >= size):
-            cloning = self._clones and size and self._may_clone(info)
+        allocated = info.st_blocks * 512
+        if not size or (size <= SMALL and self._plain and (allocated >= size or not allocated)):
+            cloning = self._clones and size and allocated and self._may_clone(info)
             data = None if cloning else self._read(name, fd, info)
+            if data and not allocated and len(data) == size and not data.strip(b"\0"):
+                data = None  # a hole, and no file of /sys
         elif self._divides and size >= BIG and (found is None or self._is_ours(as_name, found)):
             divided = True
             if not (self._clones and self._may_clone(info)):
@@ -216,7 +226,7 @@ class Worker:
                 return
         temporary = temporary_name(as_name, batch.token, self._number)
         if found is None and not wishes.preserve and not wishes.inplace:
-            place: Place | Taken = Place(self._target, as_name, temporary, info.st_mode & 0o777)
+            place: Place | Taken = Place(self._target, as_name, temporary, wishes.mode(info))
         else:
             target = join(batch.target, as_name)
             place = take_place(self._target, target, temporary, found, info, wishes)
@@ -319,7 +329,7 @@ class Worker:
             return data
         while len(data) < size and (more := os.read(fd, size - len(data))):
             data += more  # as network filesystems may give it
-        if len(data) != size:
+        if len(data) != size and info.st_blocks:
             self._refuse_change(name, info, fd)
             raise TransferError(f"{self._path(name)}: read: ended at byte {len(data)} of {size}")
         return data
@@ -411,9 +421,10 @@ class Worker:
     def _verify(self) -> None:
         """Read back what was written, from the disk, and put it in place where it is the same."""
         from zpipe.kernel.sync import syncfs
-        from zpipe.tree.digest import on_disk
+        from zpipe.tree.digest import VERIFYING, on_disk
 
         syncfs(self._target)
+        algorithm = self._wishes.digest or VERIFYING
         while self._waiting:
             each = self._waiting[0]
             place, problem = each.place, None
@@ -421,9 +432,10 @@ class Worker:
                 # who is interrupted here leaves it to the caller to discard all that waits
                 self._stop.check()
                 if isinstance(place, Place):
-                    found = on_disk(place.temporary, each.ranges, folder=self._target)
+                    path, folder = place.temporary, self._target
                 else:
-                    found = on_disk(f"/proc/self/fd/{place.fd}", each.ranges, folder=None)
+                    path, folder = f"/proc/self/fd/{place.fd}", None
+                found = on_disk(path, each.ranges, folder=folder, algorithm=algorithm)
                 if found == each.digest:
                     place.commit()
                 else:
@@ -473,7 +485,8 @@ class Worker:
                 os.symlink(os.readlink(name, dir_fd=self._source), temporary, dir_fd=self._target)
                 return
             act = "mknod"
-            os.mknod(temporary, info.st_mode & ~0o7000, info.st_rdev, dir_fd=self._target)
+            mode = stat.S_IFMT(info.st_mode) | wishes.mode(info)
+            os.mknod(temporary, mode, info.st_rdev, dir_fd=self._target)
 
         path = join(batch.target, temporary)
         try:
@@ -570,7 +583,10 @@ class Worker:
         self._out = out = Outcome(chunk.number)
         end = chunk.offset + chunk.length
         try:
-            source = os.open(chunk.source, _OPEN | os.O_NONBLOCK)
+            try:
+                source = os.open(chunk.source, _OPEN | os.O_NONBLOCK)
+            except OSError as error:
+                raise open_failed(chunk.source, "open", error) from error
             try:
                 if identity_of(os.fstat(source)) != chunk.identity:
                     raise SourceChanged(
