@@ -25,7 +25,7 @@ from zpipe.engine.copy import fan_out
 from zpipe.errors import UsageError
 from zpipe.graph.model import Wishes
 from zpipe.movers import MOVERS
-from zpipe.tree.wishes import ATTRIBUTES, PLAIN, TreeWishes
+from zpipe.tree.wishes import ATTRIBUTES, TreeWishes
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -69,8 +69,6 @@ _LETTERS = "rRapdLPHnufTvxlsi"
 _WHEN = click.Choice(("auto", "always", "never"))
 # what only the copying of paths knows; any of them asks for that
 _OF_TREES = (
-    "preserve",
-    "no_preserve",
     "update",
     "parents",
     "sparse",
@@ -111,6 +109,10 @@ class Copying(click.Command):
                 words[place] = f"{word}={_VALUES[word]}"
             if word in _LONG:
                 letters.append(_LONG[word])
+            elif words[place].startswith(("--preserve=", "--no-preserve=")):
+                letters.append(words[place])
+            elif word == "--no-preserve" and place + 1 < end:
+                letters.append(f"{word}={words[place + 1]}")
             elif len(word) > 1 and word[0] == "-" and word[1] != "-":
                 letters += _cluster(word)
         ctx.obj = letters
@@ -165,9 +167,16 @@ def _letter(*names: str, text: str) -> Callable[[F], F]:
     "--preserve",
     multiple=True,
     metavar="ATTRS",
+    expose_value=False,
     help=f"Keep attributes: {', '.join(ATTRIBUTES)}, or all.",
 )
-@click.option("--no-preserve", multiple=True, metavar="ATTRS", help="Do not keep these.")
+@click.option(
+    "--no-preserve",
+    multiple=True,
+    metavar="ATTRS",
+    expose_value=False,
+    help="Do not keep these.",
+)
 @_letter("-d", text="As -P --preserve=links.")
 @_letter("-L", "--dereference", text="Follow symbolic links.")
 @_letter("-P", "--no-dereference", text="Copy symbolic links as links.")
@@ -309,16 +318,7 @@ def _of_trees(
     if to and into is False:
         raise UsageError("-t and -T exclude each other")
     sources = operands if to else operands[:-1]
-    named: frozenset[str] = frozenset()
-    for text in options["preserve"]:
-        attributes = _attributes(text, "--preserve")
-        asked["preserve"] |= attributes
-        if text != "all":
-            named |= attributes
-    for text in options["no_preserve"]:
-        attributes = _attributes(text, "--no-preserve")
-        asked["preserve"] -= attributes
-        asked["default_mode"] = asked.get("default_mode", False) or "mode" in attributes
+    named = asked.pop("named", frozenset())
     if options["update"] is not None:
         asked["existing"] = {"all": "replace", "older": "update", "none": "skip"}[options["update"]]
     request = Request(
@@ -378,21 +378,6 @@ def _no_clash(request: Request, wishes: TreeWishes) -> None:
         raise UsageError("--rate-limit: is kept by one worker: without --jobs")
     if request.json_files and not request.json:
         raise UsageError("--json-files: has no effect: it is for --json or --json-fd")
-
-
-def _attributes(text: str, option: str) -> frozenset[str]:
-    """Return the attributes that a list names. Raises: UsageError."""
-    if text == "":
-        return PLAIN
-    found: set[str] = set()
-    for name in text.split(","):
-        if name == "all":
-            found |= set(ATTRIBUTES)
-        elif name in ATTRIBUTES:
-            found.add(name)
-        else:
-            raise UsageError(f"{option}={text}: {name}: known are {', '.join(ATTRIBUTES)}, all")
-    return frozenset(found)
 
 
 COMMAND: click.Command = copy_command

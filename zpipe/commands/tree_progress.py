@@ -77,8 +77,7 @@ class Bar(Display):
             "what": "on disk" if report.sync else "written",
             "average": report.moved / report.seconds if report.seconds else 0,
         }
-        # while the walk goes on nobody knows how much there is
-        total = report.expected if report.walked else None
+        total = report.expected or None  # while the walk goes on: so far
         if self._display is None:
             self._display = self._start()
             self._task = self._display.add_task(report.at_hand, total=total, **state)

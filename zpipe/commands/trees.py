@@ -23,6 +23,15 @@ if TYPE_CHECKING:
 
 # letters without a value, as GNU cp knows them; what takes a value is for the long way
 LETTERS = frozenset("rRapdLPHnufTvxlsi")
+_ESCAPES = {
+    "\a": "\\a",
+    "\b": "\\b",
+    "\f": "\\f",
+    "\n": "\\n",
+    "\r": "\\r",
+    "\t": "\\t",
+    "\v": "\\v",
+}
 _FOLLOW = {"L": "always", "P": "never", "H": "operands", "d": "never", "a": "never"}
 
 
@@ -49,16 +58,23 @@ class Request(Value):
 
 def wishes_of_letters(letters: Sequence[str]) -> dict[str, Any]:
     """Return the fields of `TreeWishes` that letters stand for, the last of rivals winning; and
-    `ask`, `verbose` and `into`, which are of the request.
+    `ask`, `verbose` and `into`, which are of the request. `--preserve=LIST` and `--no-preserve=LIST`
+    have their places among the letters; `named` are the attributes that were asked for by name.
+
+    Raises: UsageError  there is no such attribute.
     """
     found: dict[str, Any] = {"preserve": frozenset()}
     for letter in letters:
+        if letter.startswith("--"):
+            _fold(letter, found)
+            continue
         if letter in _FOLLOW:
             found["follow"] = _FOLLOW[letter]
         if letter in "rRa":
             found["recursive"] = True
         if letter in "ap":
             found["preserve"] |= PLAIN
+            found["default_mode"] = False
         if letter in "da":
             found["preserve"] |= {"links"}
         if letter == "a":
@@ -81,6 +97,26 @@ def wishes_of_letters(letters: Sequence[str]) -> dict[str, Any]:
         linking = found.get("make") == "link"
         found["follow"] = "never" if found.get("recursive") and not linking else "always"
     return found
+
+
+def _fold(word: str, found: dict[str, Any]) -> None:
+    option, _, text = word.partition("=")
+    names: set[str] = set()
+    for name in text.split(",") if text else PLAIN:
+        if name == "all":
+            names |= set(ATTRIBUTES)
+        elif name in ATTRIBUTES:
+            names.add(name)
+        else:
+            raise UsageError(f"{option}={text}: {name}: known are {', '.join(ATTRIBUTES)}, all")
+    if option == "--preserve":
+        found["preserve"] |= names
+        if text != "all":
+            found["named"] = found.get("named", frozenset()) | names
+    else:
+        found["preserve"] -= names
+    if "mode" in names:
+        found["default_mode"] = option == "--no-preserve"
 
 
 def in_short(words: Sequence[str]) -> bool:
@@ -306,24 +342,22 @@ def print_line(text: str) -> None:
 
 
 def quoted(path: str) -> str:
-    """Return a path so that a shell reads it back, as cp prints it."""
-    if all(
-        ord(char) >= 32 and ord(char) != 127 and not 0xDC80 <= ord(char) <= 0xDCFF for char in path
-    ):
-        if "'" not in path:
-            return f"'{path}'"
-        if not set(path) & set('"$`\\!'):
-            return f'"{path}"'
-        return "'" + path.replace("'", "'\\''") + "'"
-    pieces = []
-    for byte in os.fsencode(path):
-        char = chr(byte)
-        named = {"\n": "\\n", "\t": "\\t", "\r": "\\r", "'": "\\'", "\\": "\\\\"}
-        if char in named:
-            pieces.append(named[char])
+    """Return a path in quotes so that a shell reads it back, as cp prints it."""
+    special = set(path) & set('"$`\\!')
+    if path.isprintable() and "'" in path and not special:
+        return f'"{path}"'
+    pieces = ["'"]
+    escaping = False
+    for char in path:
+        if char.isprintable():
+            pieces.append("''" if escaping else "")
+            pieces.append("'\\''" if char == "'" else char)
+            escaping = False
         else:
-            pieces.append(char if 32 <= byte < 127 else f"\\{byte:03o}")
-    return "$'" + "".join(pieces) + "'"
+            pieces.append("" if escaping else "'$'")
+            pieces.append(_ESCAPES.get(char) or "".join(f"\\{b:03o}" for b in os.fsencode(char)))
+            escaping = True
+    return "".join([*pieces, "'"])
 
 
 def status_line(report: TreeReport) -> str:

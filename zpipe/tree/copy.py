@@ -149,9 +149,9 @@ class TreeCopy:
         bare = [problem for problem in report.problems if problem.kind == "attribute"]
         parts = []
         if lost:
-            parts.append(f"{_names(lost)} not copied")
+            parts.append(_names(lost, "not copied"))
         if bare:
-            parts.append(f"{_names(bare)} copied without all attributes")
+            parts.append(_names(bare, "copied without all attributes"))
         text = "; ".join(parts)
         error = VerifyError(text) if mismatch else TreeFailed(text)
         # where there was nothing else, its own line has said it all
@@ -621,13 +621,13 @@ class TreeCopy:
             self._flush()
 
 
-def _names(problems: Sequence[Problem]) -> str:
-    """Return how many files have problems, and their names unless they are many."""
+def _names(problems: Sequence[Problem], what: str) -> str:
+    """Return how many files were so, and their names unless they are many."""
     paths = list(dict.fromkeys(problem.path for problem in problems))
     names = ", ".join(paths[:_LISTED])
     if len(paths) > _LISTED:
         names += f", and {len(paths) - _LISTED} more"
-    return f"{len(paths)} {'was' if len(paths) == 1 else 'were'} ({names})"
+    return f"{len(paths)} {'file was' if len(paths) == 1 else 'files were'} {what}: {names}"
 
 
 def default_workers(paths: Sequence[str]) -> int:

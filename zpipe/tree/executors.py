@@ -289,6 +289,11 @@ def _mpi(wishes: TreeWishes, sources: Sequence[str], target: str) -> Crew:
         from mpi4py.futures import MPIPoolExecutor
     except ImportError:
         raise UsageError("--executor mpi: is not installed: pip install 'zpipe[mpi]'") from None
+    if MPI.COMM_WORLD.Get_size() < 2:
+        raise UsageError(
+            "--executor mpi: there are no workers: run it as mpiexec -n 3 python3 -m mpi4py.futures"
+            " -m zpipe cp ..."
+        )
     executor = MPIPoolExecutor()
     # under `mpiexec -n N python -m mpi4py.futures` one process coordinates, the others work
     workers = max(1, MPI.COMM_WORLD.Get_size() - 1)

@@ -18,6 +18,12 @@ if TYPE_CHECKING:
     from zpipe.tree.wishes import TreeWishes
 
 _CREATE = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC | os.O_NOFOLLOW
+_KINDS = {
+    stat.S_IFIFO: "FIFO",
+    stat.S_IFSOCK: "socket",
+    stat.S_IFCHR: "character device",
+    stat.S_IFBLK: "block device",
+}
 _LONGEST = 255 - 40  # bytes that a name may have beside the tail of a temporary one
 
 
@@ -141,6 +147,10 @@ def judge(
         raise TransferError(f"{path}: is a directory: cannot be replaced by {source}, which is not")
     if wishes.existing == "skip":
         return True, found
+    kind = _KINDS.get(stat.S_IFMT(found.st_mode))
+    if kind is not None and stat.S_ISREG(info.st_mode) and wishes.make == "copy":
+        text = f"{path}: is a {kind}: zpipe cp SRC DST, without options of cp, writes to it"
+        raise TransferError(text)
     real = found
     if stat.S_ISLNK(found.st_mode) and stat.S_ISREG(info.st_mode):
         try:

@@ -225,11 +225,11 @@ class Worker:
                 out.big.append(Big(name, identity_of(info)))
                 return
         temporary = temporary_name(as_name, batch.token, self._number)
-        if found is None and not wishes.preserve and not wishes.inplace:
-            place: Place | Taken = Place(self._target, as_name, temporary, wishes.mode(info))
-        else:
-            target = join(batch.target, as_name)
+        target = join(batch.target, as_name)
+        try:
             place = take_place(self._target, target, temporary, found, info, wishes)
+        except OSError as error:
+            raise open_failed(target, "open", error) from error
         try:
             cloned = data is None and self._clones and self._clone(fd, place.fd, info)
             if divided and not cloned:
@@ -240,7 +240,6 @@ class Worker:
         except BaseException as error:
             place.discard()
             if isinstance(error, OSError):
-                target = join(batch.target, as_name)
                 end = "" if place.in_place else "; nothing was put in place"
                 raise TransferError(
                     f"{target}: write: {reason(error)}{end}", errno=error.errno
@@ -374,10 +373,10 @@ class Worker:
             limiter=self._limiter,
             moving=self._moving,
         )
-        ranges = carrier.carry(0, size, digest)
-        if not ranges or ranges[-1][1] < size or self._wishes.sparse == "always":
+        if self._wishes.sparse != "never":
+            # before the first byte: what xfs allocates in advance beyond the end would fill holes
             os.ftruncate(place.fd, size)
-        return ranges
+        return carrier.carry(0, size, digest)
 
     def _is_ours(self, name: str, found: os.stat_result) -> bool:
         """Whether a target may be replaced by a file that we make, owner and all."""
@@ -461,7 +460,10 @@ class Worker:
     def _other(self, name: str) -> None:
         """Make a symbolic link or a special file like another. Raises: OSError, ZpipeError."""
         batch, wishes = self._batch, self._wishes
-        info = os.stat(name, dir_fd=self._source, follow_symlinks=batch.follow)
+        try:
+            info = os.stat(name, dir_fd=self._source, follow_symlinks=batch.follow)
+        except OSError as error:
+            raise open_failed(self._path(name), "stat", error) from error
         if stat.S_ISREG(info.st_mode):
             self._file(name)
             return
