@@ -47,6 +47,9 @@ def main(arguments: list[str] | None = None) -> NoReturn:
         if isinstance(error, OSError) and error.errno in (errno.EMFILE, errno.ENFILE):
             _print(f"{error.filename or 'open'}: {error.strerror}")
             sys.exit(1)
+        if isinstance(error, ImportError) and os.strerror(errno.EMFILE) in str(error):
+            _print(f"{error.path or 'open'}: {os.strerror(errno.EMFILE)}")
+            sys.exit(1)
         kind = type(error).__name__
         _print(f"internal error: {kind}: {error} (zpipe --debug ... shows where)")
         sys.exit(1)

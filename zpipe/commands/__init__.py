@@ -7,7 +7,7 @@ the line that help shows. Modules load by name on first use.
 from __future__ import annotations
 
 COMMANDS = {
-    "cp": "Move one source to one sink, or to several: files, sockets, pipes, processes.",
+    "cp": "Move one source to one sink, or to several; copy files and trees.",
     "cat": "Write sources one after the other to standard output, and measure.",
     "tee": "Copy standard input to standard output and to every output.",
 }

@@ -368,6 +368,8 @@ def _no_clash(request: Request, wishes: TreeWishes) -> None:
         raise UsageError(f"--reflink=always and --via {wishes.via} exclude each other")
     if wishes.make != "copy" and (wishes.verify or wishes.resume or request.checksum_file):
         raise UsageError("-l and -s copy nothing that could be verified or resumed")
+    if wishes.via == "parallel":
+        raise UsageError("--via parallel: is for one file; -j divides the big files of a tree")
     if wishes.resume and wishes.inplace:
         raise UsageError("--resume and --inplace exclude each other")
     if wishes.via is not None and (wishes.verify or request.checksum_file is not None):

@@ -58,7 +58,7 @@ class Request(Value):
 
 def wishes_of_letters(letters: Sequence[str]) -> dict[str, Any]:
     """Return the fields of `TreeWishes` that letters stand for, the last of rivals winning; and
-    `ask`, `verbose` and `into`, which are of the request. `--preserve=LIST` and `--no-preserve=LIST`
+    `ask`, `verbose` and `into`, which are of the request. --preserve=LIST and --no-preserve=LIST
     have their places among the letters; `named` are the attributes that were asked for by name.
 
     Raises: UsageError  there is no such attribute.

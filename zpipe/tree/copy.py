@@ -99,10 +99,11 @@ class TreeCopy:
             lost=self._lose,
             admit=admit,
             made=self._made if wishes.names else None,
-            merges=len(set(targets)) < len(targets),
             found=journal.clean if journal is not None and journal.resumed else None,
         )
         self._big = 0
+        # targets of operands: what they are made from; a name is not given twice in one run
+        self._claimed: dict[str, tuple[str, tuple[int, int]]] = {}
         # targets of files with several names, and their digests once they are known
         self._firsts: dict[str, str] = {}
         self._crew: Crew | None = None
@@ -128,6 +129,7 @@ class TreeCopy:
         try:
             self._loop()
         except Interrupted as error:
+            self._tidy()  # workers tell what they have done
             error.args = (f"ended by {signal_name(error.signum)}; {self._so_far()}",)
             raise
         finally:
@@ -200,8 +202,9 @@ class TreeCopy:
                 crew.send(task)
                 if isinstance(crew, Alone):
                     break
-            for outcome in crew.collect(self._patience(), self._stop.wakeup):
-                self._take(outcome)
+            if crew.busy:
+                for outcome in crew.collect(self._patience(), self._stop.wakeup):
+                    self._take(outcome)
             if self._divisions and isinstance(crew, Alone) and self._workers > 1:
                 # ranges of one big file are work for several, too
                 self._crew = crew = self._hire()
@@ -281,7 +284,7 @@ class TreeCopy:
     def _operand(self, pair: Pair) -> Iterator[Task]:
         wishes = self._wishes
         follow = wishes.follow != "never"
-        source, target = pair.source, pair.target
+        source = pair.source
         name = os.path.basename(source.rstrip("/"))
         if wishes.exclude and excluded(name, name, wishes.exclude):
             return
@@ -290,12 +293,20 @@ class TreeCopy:
         except OSError as error:
             self._lose(Problem(source, f"{source}: stat: {reason(error)}"))
             return
-        parents = []
+        parent: Folder | None = None
         for like, made in pair.parents:
-            folder = self._walk.enter_like(like, made)
-            if folder is None:
+            parent = self._walk.enter_like(like, made, parent)
+            if parent is None:
                 return
-            parents.append(folder)
+        yield from self._carried(pair, info, parent, follow=follow)
+        self._walk.leave(parent)
+
+    def _carried(
+        self, pair: Pair, info: os.stat_result, parent: Folder | None, *, follow: bool
+    ) -> Iterator[Task]:
+        """Yield the tasks of an operand that is there."""
+        wishes = self._wishes
+        source, target = pair.source, pair.target
         if stat.S_ISDIR(info.st_mode):
             if not wishes.recursive:
                 text = f"{source}: is a directory: -r copies it with all that is in it"
@@ -305,7 +316,7 @@ class TreeCopy:
                 text = f"{source}: a directory cannot be copied into itself, {target}"
                 self._lose(Problem(source, text))
                 return
-            yield from self._walk.tree(source, target, info)
+            yield from self._walk.tree(source, target, info, parent, through=pair.through)
         else:
             if target.endswith("/"):
                 self._lose(Problem(source, f"{target}: open: Not a directory"))
@@ -320,18 +331,29 @@ class TreeCopy:
                     self._lose(Problem(source, text))
                     return
             self.report.found += 1
-            if not self._walk.claims(source, *os.path.split(target)):
+            if not self._claims(source, target, info):
                 return
             if self._counts and stat.S_ISREG(info.st_mode):
                 self.report.expected += self._size(info)
-            batch = self._walk.one(source, target, info, follow=follow)
             if self._is_resumed(source, target, info):
                 return
-            if self._is_link(source, target, info, None):
+            if self._is_link(source, target, info, parent):
                 return
-            yield batch
-        for folder in reversed(parents):
-            self._walk.leave(folder)
+            yield self._walk.one(source, target, info, parent, follow=follow)
+
+    def _claims(self, source: str, target: str, info: os.stat_result) -> bool:
+        """Whether no other operand has that target; says so where one has."""
+        own = (info.st_dev, info.st_ino)
+        if target not in self._claimed:
+            self._claimed[target] = (source, own)
+            return True
+        first, other = self._claimed[target]
+        if own == other:
+            self._feedback.said(f"{source}: is given more than once")
+            return False
+        text = f"{target}: was just made from {first}: is not replaced by {source}"
+        self._lose(Problem(source, text))
+        return False
 
     def _admit(self, folder: Folder, entry: os.DirEntry[str]) -> bool:
         """Look at an entry more closely; tell whether it is to be copied now."""
@@ -504,6 +526,7 @@ class TreeCopy:
                 batch.token,
                 self._big,
                 big.identity,
+                self._walk.umask,
             )
         except ZpipeError as error:
             self._lose(Problem(source, str(error)))

@@ -37,11 +37,13 @@ class Division:
         token: str,
         number: int,
         identity: Identity,
+        umask: int,
     ):
         """`identity` is what the worker saw, by which it is known to be a regular file.
 
         Raises: TransferError, SourceChanged.
         """
+        self._umask = umask
         self.source = source
         self.target = target
         self.folder = folder
@@ -181,7 +183,7 @@ class Division:
 
     def _dress(self, source: int, fd: int, info: os.stat_result) -> None:
         """Give the file the attributes that it will have."""
-        mode = self._wishes.mode(info) & ~_umask()
+        mode = self._wishes.mode(info) & ~self._umask
         try:
             found = os.lstat(self.target)
         except FileNotFoundError:
@@ -205,12 +207,6 @@ class Division:
             os.unlink(self.temporary)
         except OSError:
             pass
-
-
-def _umask() -> int:
-    now = os.umask(0)
-    os.umask(now)
-    return now
 
 
 def _sync_folder(path: str) -> None:

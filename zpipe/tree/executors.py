@@ -243,6 +243,8 @@ def _own(name: str, wishes: TreeWishes, workers: int, sources: Sequence[str], ta
             make = getattr(make, part)
     except Exception as error:  # a module may raise anything while it is imported
         raise UsageError(f"--executor {name}: {type(error).__name__}: {error}") from error
+    if not callable(make):
+        raise UsageError(f"--executor {name}: {factory} is no function")
     try:
         executor = make()
     except Exception as error:

@@ -15,12 +15,14 @@ if TYPE_CHECKING:
 
 class Pair(Value):
     """A source operand, and the path that it is to have. `parents`: directories to be made before,
-    each with the source directory that it is like (`--parents`).
+    each with the source directory that it is like (`--parents`). `through`: the target may be a
+    symbolic link to a directory, which is then copied into.
     """
 
     source: str
     target: str
     parents: tuple[tuple[str, str], ...] = ()
+    through: bool = False
 
 
 def pairs(
@@ -54,7 +56,7 @@ def pairs(
     if into is None:
         into = is_directory
     if into is False:
-        return [Pair(sources[0], target)]
+        return [Pair(sources[0], target, through=target.endswith("/"))]
     return [_into(source, target, parents=parents) for source in sources]
 
 
@@ -70,7 +72,7 @@ def _into(source: str, target: str, *, parents: bool) -> Pair:
     name = os.path.basename(source.rstrip("/"))
     if name in ("", ".", ".."):
         # what is in it goes into the target: `cp -r src/. dst`
-        return Pair(source, target if name != ".." else os.path.join(target, ""))
+        return Pair(source, target if name != ".." else os.path.join(target, ""), through=True)
     return Pair(source, os.path.join(target, name))
 
 

@@ -116,6 +116,8 @@ def take_place(
     """
     mode = wishes.mode(info)
     name = os.path.basename(path)
+    if found is not None and "links" in wishes.preserve and _has_names(path):
+        found = None  # its other names are not to change: this one becomes another file's
     if found is None and not wishes.inplace:
         return Place(folder, name, temporary, mode)
     try:
@@ -127,6 +129,13 @@ def take_place(
             os.unlink(path)
         return Place(folder, name, temporary, mode)
     return Taken(replacement, keeps_mode="mode" not in wishes.preserve)
+
+
+def _has_names(path: str) -> bool:
+    try:
+        return os.stat(path).st_nlink > 1
+    except OSError:
+        return False
 
 
 def judge(
@@ -151,6 +160,13 @@ def judge(
     if kind is not None and stat.S_ISREG(info.st_mode) and wishes.make == "copy":
         text = f"{path}: is a {kind}: zpipe cp SRC DST, without options of cp, writes to it"
         raise TransferError(text)
+    if stat.S_ISLNK(info.st_mode) and not stat.S_ISLNK(found.st_mode):
+        try:
+            there = os.stat(source)
+        except OSError:
+            there = info
+        if (there.st_dev, there.st_ino) == (found.st_dev, found.st_ino):
+            raise TransferError(f"{path}: is what {source} points to: would be lost")
     real = found
     if stat.S_ISLNK(found.st_mode) and stat.S_ISREG(info.st_mode):
         try:

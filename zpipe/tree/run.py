@@ -97,7 +97,9 @@ def carry_out(
     divides = wishes.verify or wishes.resume or (workers or 1) > 1
     divides = divides or executor not in (None, "processes")
     if workers is None:
-        one = wishes.rate_limit is not None or ask is not None
+        # where operands meet in one target, the later one wins, as with cp
+        met = len({pair.target for pair in found}) < len(found)
+        one = wishes.rate_limit is not None or ask is not None or met
         workers = 1 if one else default_workers([*sources, target])
     crew = _crew(executor, wishes, workers, sources, target)
     sums = None

@@ -29,13 +29,24 @@ _FOLDER = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC
 class Folder:
     """A directory under way. `open` counts what is still to be done in it and below."""
 
-    __slots__ = ("fresh", "info", "open", "relative", "source", "target", "up")
+    __slots__ = ("fresh", "info", "open", "relative", "root", "source", "target", "through", "up")
 
-    def __init__(self, source: str, target: str, relative: str, up: Folder | None):
+    def __init__(
+        self,
+        source: str,
+        target: str,
+        relative: str,
+        up: Folder | None,
+        *,
+        root: bool = False,
+        through: bool = False,
+    ):
         self.source = source
         self.target = target
         self.relative = relative  # to the operand: what an --exclude with slashes speaks of
         self.up = up
+        self.root = root  # an operand: a symbolic link to it is followed
+        self.through = through  # a symbolic link in the target is
         self.info: os.stat_result | None = None  # None: it could not be made
         self.fresh = False
         self.open = 1  # the walk itself
@@ -53,7 +64,6 @@ class Walk:
         lost: Callable[[Problem], None],
         admit: Callable[[Folder, os.DirEntry[str]], bool] | None,
         made: Callable[[Folder], None] | None = None,
-        merges: bool = False,
         found: Callable[[str], None] | None = None,
     ):
         self._wishes = wishes
@@ -63,10 +73,9 @@ class Walk:
         self._admit = admit
         self._tell_made = made
         self._tell_found = found
-        # where operands meet in one target: what this run has made is not replaced by it
-        self._own: dict[str, str] | None = {} if merges else None
-        self._umask = os.umask(0)
-        os.umask(self._umask)
+        # before any thread runs: it is the process's
+        self.umask = os.umask(0)
+        os.umask(self.umask)
         self._number = 0
         self._made: set[tuple[int, int]] = set()  # roots of targets, not to be walked into
         self._device = -1
@@ -96,11 +105,19 @@ class Walk:
             token=f"{self._token}{number:x}",
         )
 
-    def one(self, source: str, target: str, info: os.stat_result, *, follow: bool) -> Batch:
+    def one(
+        self,
+        source: str,
+        target: str,
+        info: os.stat_result,
+        parent: Folder | None,
+        *,
+        follow: bool,
+    ) -> Batch:
         """Return the task for an operand that is no directory."""
         above, name = os.path.split(source)
         to, as_name = os.path.split(target)
-        number = self.number(None)
+        number = self.number(parent)
         regular = stat.S_ISREG(info.st_mode)
         return Batch(
             number=number,
@@ -113,9 +130,19 @@ class Walk:
             token=f"{self._token}{number:x}",
         )
 
-    def tree(self, source: str, target: str, info: os.stat_result) -> Iterator[Batch]:
+    def tree(
+        self,
+        source: str,
+        target: str,
+        info: os.stat_result,
+        parent: Folder | None,
+        *,
+        through: bool,
+    ) -> Iterator[Batch]:
         """Yield the tasks of a directory that is an operand."""
-        root = Folder(source, target, "", None)
+        root = Folder(source, target, "", parent, root=True, through=through)
+        if parent is not None:
+            parent.open += 1
         self._device = info.st_dev
         stack = [root]
         while stack:
@@ -133,16 +160,17 @@ class Walk:
             self._finish(folder)
             folder = folder.up
 
-    def enter_like(self, source: str, target: str) -> Folder | None:
+    def enter_like(self, source: str, target: str, up: Folder | None) -> Folder | None:
         """Make a directory like another, for `--parents`; it is finished by `leave`."""
-        folder = Folder(source, target, "", None)
+        folder = Folder(source, target, "", up, root=True, through=True)
         if self._enter(folder):
             return folder
+        self.leave(up)
         return None
 
     def _enter(self, folder: Folder) -> bool:
         """Make the directory in the target; tell whether its entries are to be read."""
-        follow = folder.up is None or self._wishes.follow == "always"
+        follow = folder.root or self._wishes.follow == "always"
         try:
             info = os.stat(folder.source, follow_symlinks=follow)
         except OSError as error:
@@ -179,7 +207,7 @@ class Walk:
             folder.fresh = True
         except FileExistsError:
             try:
-                found = os.stat(folder.target, follow_symlinks=folder.up is None)
+                found = os.stat(folder.target, follow_symlinks=folder.through)
             except OSError as error:
                 self._problem(folder.source, f"{folder.target}: stat: {reason(error)}")
                 return False
@@ -190,7 +218,7 @@ class Walk:
         except OSError as error:
             self._problem(folder.source, f"{folder.target}: mkdir: {reason(error)}")
             return False
-        if folder.up is None:
+        if folder.root:
             made = os.stat(folder.target)
             self._made.add((made.st_dev, made.st_ino))
         return True
@@ -221,8 +249,6 @@ class Walk:
                         self._problem(path, f"{path}: stat: {reason(error)}")
                         continue
                     self._report.found += 1
-                    if self._own is not None and not self.claims(entry.path, folder.target, name):
-                        continue
                     if admit is not None and not admit(folder, entry):
                         continue
                     (files if regular else others).append(name)
@@ -235,17 +261,6 @@ class Walk:
             yield self.batch(folder, files, others)
         folder.open += len(below)
         stack += reversed(below)
-
-    def claims(self, source: str, folder: str, name: str) -> bool:
-        """Whether nothing else of this run goes to that target; says so where something does."""
-        if self._own is None:
-            return True
-        target = join(folder, name)
-        first = self._own.setdefault(target, source)
-        if first == source:
-            return True
-        self._problem(source, f"{target}: was just made from {first}: is not replaced by {source}")
-        return False
 
     def _excluded(self, folder: Folder, name: str) -> bool:
         path = f"{folder.relative}/{name}"[1:]
@@ -261,8 +276,8 @@ class Walk:
             if wishes.preserve:
                 self._keep(folder, info)
             if folder.fresh and "mode" not in wishes.preserve:
-                final = mode & ~self._umask
-                if final != (mode | 0o700) & ~self._umask:
+                final = mode & ~self.umask
+                if final != (mode | 0o700) & ~self.umask:
                     self._narrow(folder.target, final)
             if wishes.sync:
                 target = os.open(folder.target, _FOLDER)
