@@ -93,9 +93,9 @@ def keys_of(function: ast.FunctionDef) -> set[str]:
     }
 
 
-def fields_of_records() -> dict[str, set[str]]:
-    """Return the fields of each type of record, as records.py writes them."""
-    tree = ast.parse((ROOT / "zpipe/commands/records.py").read_text())
+def fields_of_records(module: str) -> dict[str, set[str]]:
+    """Return the fields of each type of record, as a module writes them."""
+    tree = ast.parse((ROOT / f"zpipe/commands/{module}.py").read_text())
     functions = {
         node.name: keys_of(node) for node in ast.walk(tree) if isinstance(node, ast.FunctionDef)
     }
@@ -119,15 +119,27 @@ def fields_of_records() -> dict[str, set[str]]:
     return found
 
 
-def test_records_are_told_in_full() -> None:
+def told_fields(text: str) -> dict[str, set[str]]:
+    """Return the fields of each type of record, as a list in the manual tells them."""
     told: dict[str, set[str]] = {}
-    for item in section(CP, "JSON").split("\n.It Cm ")[1:]:
-        name, _, text = item.partition("\n")
-        words = re.findall(r"^\.Va (.*)$", text, re.MULTILINE)
+    for item in text.split("\n.It Cm ")[1:]:
+        name, _, rest = item.partition("\n")
+        words = re.findall(r"^\.Va (.*)$", rest, re.MULTILINE)
         told[name] = set(re.findall(r"\w+", " ".join(words)))
+    return told
+
+
+def test_records_are_told_in_full() -> None:
+    told = told_fields(section(CP, "JSON").partition("\n.Ss ")[0])
     told["dropped"].discard("outputs")  # the others have them
     told["hop"] |= told["progress"]
-    assert told == fields_of_records()
+    assert told == fields_of_records("records")
+
+
+def test_records_of_trees_are_told_in_full() -> None:
+    told = told_fields(section(CP, "JSON").partition("\n.Ss Records of trees\n")[2])
+    told["end"] |= told["progress"]
+    assert told == fields_of_records("tree_records")
 
 
 def test_hidden_options_are_not_shown() -> None:
@@ -197,6 +209,9 @@ def test_examples_run(line: str, tmp_path: Path) -> None:
     (tmp_path / "there").mkdir()
     data = content(9 << 20)
     (tmp_path / "disk.img").write_bytes(data)
+    (tmp_path / "photos/2026").mkdir(parents=True)
+    (tmp_path / "photos/2026/film.mov").write_bytes(data)
+    (tmp_path / "photos/notes.tmp").write_bytes(b"x")
     (tmp_path / "part-1").write_bytes(data[: 5 << 20])
     (tmp_path / "part-2").write_bytes(data[5 << 20 :])
     lines = lines_of_cp()
@@ -228,6 +243,10 @@ def test_examples_run(line: str, tmp_path: Path) -> None:
         if sends:
             assert process.wait(LONGEST) == 0
             assert (tmp_path / "there/disk.img").read_bytes() == data
+    if "photos" in line:
+        copies = [path.read_bytes() for path in (tmp_path / "backup").rglob("film.mov")]
+        assert copies == ([] if "--dry-run" in line else [data])
+        return
     if "--dry-run" in line or "--explain" in line:
         assert "plan " in done.stdout + done.stderr
         return

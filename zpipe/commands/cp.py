@@ -320,7 +320,9 @@ def _of_trees(
     sources = operands if to else operands[:-1]
     named = asked.pop("named", frozenset())
     if options["update"] is not None:
-        asked["existing"] = {"all": "replace", "older": "update", "none": "skip"}[options["update"]]
+        asked["update"] = options["update"] == "older"
+        if options["update"] == "none":
+            asked["existing"] = "skip"
     request = Request(
         sources=tuple(map(path_of, sources)),
         target=path_of(to[0] if to else operands[-1]),

@@ -42,9 +42,7 @@ class TreeRecords(TreeFeedback):
         self._write("start", sources=report.sources)
 
     def lost(self, problem: Problem) -> None:
-        self._write(
-            "failed", path=problem.path, text=problem.text, mismatch=problem.kind == "mismatch"
-        )
+        self._write("failed", path=problem.path, text=problem.text, kind=problem.kind)
 
     def done(self, done: Done) -> None:
         if self.names:
@@ -90,8 +88,8 @@ class TreeRecords(TreeFeedback):
             signal=error.signum if isinstance(error, Interrupted) else None,
         )
 
-    def _write(self, kind: str, **fields: object) -> None:
-        line = json.dumps({"v": VERSION, "type": kind, **fields}) + "\n"
+    def _write(self, record: str, /, **fields: object) -> None:
+        line = json.dumps({"v": VERSION, "type": record, **fields}) + "\n"
         rest = memoryview(line.encode())
         try:
             while rest:

@@ -79,9 +79,11 @@ def wishes_of_letters(letters: Sequence[str]) -> dict[str, Any]:
             found["preserve"] |= {"links"}
         if letter == "a":
             found["preserve"] = frozenset(ATTRIBUTES)
-        if letter in "niu":
-            found["existing"] = {"n": "skip", "i": "ask", "u": "update"}[letter]
+        if letter in "ni":
+            found["existing"] = {"n": "skip", "i": "ask"}[letter]
             found["ask"] = letter == "i"
+        if letter == "u":
+            found["update"] = True
         if letter == "f":
             found["force"] = True
         if letter == "x":
@@ -102,7 +104,7 @@ def wishes_of_letters(letters: Sequence[str]) -> dict[str, Any]:
 def _fold(word: str, found: dict[str, Any]) -> None:
     option, _, text = word.partition("=")
     names: set[str] = set()
-    for name in text.split(",") if text else PLAIN:
+    for name in text.split(","):
         if name == "all":
             names |= set(ATTRIBUTES)
         elif name in ATTRIBUTES:
@@ -326,7 +328,7 @@ def _ask(path: str) -> bool:
             answer += byte
     except OSError:
         return False
-    return answer.strip().lower() in (b"y", b"yes")
+    return answer[:1] in (b"y", b"Y")
 
 
 def print_line(text: str) -> None:
@@ -381,7 +383,9 @@ def explained(report: TreeReport) -> str:
     from zpipe.commands.explain import rows
     from zpipe.engine.report import Fallback
 
-    rate = f", {format_size(report.moved / report.seconds)}/s" if report.seconds else ""
+    rate = ""
+    if report.moved and report.seconds:
+        rate = f", {format_size(report.moved / report.seconds)}/s"
     files = "1 file" if report.files == 1 else f"{report.files} files"
     folders = "1 directory" if report.directories == 1 else f"{report.directories} directories"
     lines = rows(
@@ -400,9 +404,9 @@ def explained(report: TreeReport) -> str:
         for (mover, call, number), count in report.fallbacks.most_common()
     ]
     lines += rows("fallback", reasons)
-    workers = "this process"
+    workers = "by this process"
     if report.executor != "none":
-        workers = f"{report.workers} by {report.executor}"
+        workers = f"by {report.workers} {report.executor}"
     lines += rows("workers", [workers])
     if report.lost:
         lines += rows("lost", [f"{report.lost}"])

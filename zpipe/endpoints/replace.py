@@ -188,6 +188,8 @@ def _in_place(path: str, found: os.stat_result | None) -> str | None:
     if found.st_nlink > 1:
         return f"it has {found.st_nlink} links"
     if not os.access(path, os.W_OK, effective_ids=True):
+        if os.statvfs(path).f_flag & os.ST_RDONLY:
+            raise open_failed(path, "open", OSError(errno.EROFS, ""))
         raise open_failed(path, "open", OSError(errno.EACCES, ""))
     return None
 

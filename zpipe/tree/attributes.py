@@ -37,7 +37,7 @@ def keep(
     if "ownership" in preserve and not _give(target, info, name, wishes, link=link):
         mode &= ~(stat.S_ISUID | stat.S_ISGID)  # of somebody else, they would grant what is not his
     if preserve & {"xattr", "context"} or ("mode" in preserve and not link):
-        _keep_xattrs(source, target, name, wishes, link=link)
+        _keep_xattrs(source, target, name, wishes, follow=not link, acls=not link)
     if "mode" in preserve and not link:
         _do("chmod", name, "mode", wishes, lambda: os.chmod(target, mode))
     if "timestamps" in preserve:
@@ -76,22 +76,28 @@ def _give(
 
 
 def _keep_xattrs(
-    source: int | str, target: int | str, name: str, wishes: TreeWishes, *, link: bool
+    source: int | str,
+    target: int | str,
+    name: str,
+    wishes: TreeWishes,
+    *,
+    follow: bool,
+    acls: bool,
 ) -> None:
     preserve = wishes.preserve
-    follow = not link
+    acls = acls and "mode" in preserve
     try:
         # an fd and follow_symlinks exclude each other
-        found = os.listxattr(source, follow_symlinks=False) if link else os.listxattr(source)
+        found = os.listxattr(source, follow_symlinks=False) if not follow else os.listxattr(source)
     except OSError as error:
         if error.errno != errno.EOPNOTSUPP and "xattr" in wishes.demanded:
             raise TransferError(f"{name}: listxattr: {reason(error)}", errno=error.errno) from error
         return
-    acls = []
+    kept = []
     for each in found:
         if each in _ACLS:
-            wanted, kind = "mode" in preserve and not link, "mode"
-            acls.append(each)
+            wanted, kind = acls, "mode"
+            kept.append(each)
         elif each == _CONTEXT:
             wanted, kind = "context" in preserve, "context"
         else:
@@ -105,16 +111,38 @@ def _keep_xattrs(
             if kind in wishes.demanded:
                 text = f"{name}: setxattr {each}: {reason(error)}"
                 raise TransferError(text, errno=error.errno) from error
-    if "mode" in preserve and not link:
-        _drop_inherited(target, acls)
+    if acls:
+        _drop_inherited(target, kept, follow=follow)
 
 
-def _drop_inherited(target: int | str, kept: list[str]) -> None:
+def keep_special(
+    source: str, info: os.stat_result, target: str, name: str, wishes: TreeWishes
+) -> None:
+    """Keep the attributes of a FIFO, a socket or a device, by paths: opening one means something.
+
+    Raises: TransferError  as `keep`.
+    """
+    preserve = wishes.preserve
+    mode = stat.S_IMODE(info.st_mode)
+    if "ownership" in preserve and not _give(target, info, name, wishes, link=True):
+        mode &= ~(stat.S_ISUID | stat.S_ISGID)
+    if preserve & {"xattr", "context", "mode"}:
+        _keep_xattrs(source, target, name, wishes, follow=False, acls=True)
+    if "mode" in preserve:
+        _do("chmod", name, "mode", wishes, lambda: os.chmod(target, mode))
+    if "timestamps" in preserve:
+        times = (info.st_atime_ns, info.st_mtime_ns)
+        act = lambda: os.utime(target, ns=times, follow_symlinks=False)  # noqa: E731
+        _do("utimensat", name, "timestamps", wishes, act)
+
+
+def _drop_inherited(target: int | str, kept: list[str], *, follow: bool) -> None:
     """Take away ACLs that the target's directory has given it, and that the source has not."""
     try:
-        for each in os.listxattr(target):
+        found = os.listxattr(target) if follow else os.listxattr(target, follow_symlinks=False)
+        for each in found:
             if each in _ACLS and each not in kept:
-                os.removexattr(target, each)
+                os.removexattr(target, each, follow_symlinks=follow)
     except OSError:
         pass  # chmod sets the mask of what is left
 

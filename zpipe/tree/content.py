@@ -149,7 +149,7 @@ class Range:
         )
         try:
             asked = source.facts
-            if via is not None:
+            if via is not None or "plain" in without:
                 # what is few for the fastest way must not be refused the way that was asked for
                 asked = replace(asked, size=max(end - begin, 1 << 20))
             plan = choose(asked, sink.facts, hop_wishes)

@@ -196,9 +196,14 @@ class TreeCopy:
                     break
                 if isinstance(task, Batch):
                     self._tasks[task.number] = task
-                    self.report.at_hand = task.source
-                else:
-                    self.report.at_hand = task.source
+                self.report.at_hand = task.source
+                if isinstance(crew, Alone) and not (exhausted or held or self._ready):
+                    # while it is carried nobody walks: this may be the last one
+                    ahead = next(tasks, None)
+                    if ahead is None:
+                        exhausted = self.report.walked = True
+                    else:
+                        held.append(ahead)
                 crew.send(task)
                 if isinstance(crew, Alone):
                     break
@@ -464,7 +469,7 @@ class TreeCopy:
             found = os.lstat(target)
             if (found.st_dev, found.st_ino) == (there.st_dev, there.st_ino):
                 return True
-            if self._wishes.existing in ("skip", "ask"):
+            if self._wishes.existing != "replace" or self._wishes.update:
                 self.report.kept += 1
                 return True
         except OSError:

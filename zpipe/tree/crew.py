@@ -16,7 +16,7 @@ from abc import ABC, abstractmethod
 from zpipe.engine.stop import Stop
 from zpipe.errors import Interrupted
 from zpipe.tree.tasks import Batch, Big, Chunk, Done, Outcome, Problem
-from zpipe.tree.worker import Worker
+from zpipe.tree.worker import Worker, join
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -351,16 +351,29 @@ class Forked(Crew):
 
 
 def given_up(task: Task, why: str) -> Outcome:
-    """Return the outcome of a task that nobody can carry."""
+    """Return the outcome of a task that nobody can carry, and tidy up after who tried."""
     outcome = Outcome(task.number)
+    if isinstance(task, Batch):
+        _tidy(task)
     outcome.failed = True
     if isinstance(task, Chunk):
         outcome.problems.append(Problem(task.source, f"{task.source}: copy: {why}"))
         return outcome
     for name in (*task.files, *task.others):
-        path = f"{task.source}/{name}" if task.source else name
+        path = join(task.source, name)
         outcome.problems.append(Problem(path, f"{path}: copy: {why}"))
     return outcome
+
+
+def _tidy(batch: Batch) -> None:
+    mine = f".zpipe-{batch.token}-"
+    try:
+        with os.scandir(batch.target or ".") as entries:
+            for entry in entries:
+                if mine in entry.name:
+                    os.unlink(entry.path)
+    except OSError:
+        pass  # the files are lost, and that is told
 
 
 # marshal is there already, and a tenth of the time of pickle; both sides are this interpreter

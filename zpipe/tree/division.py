@@ -96,11 +96,10 @@ class Division:
 
     def _begin(self) -> None:
         try:
-            fd = os.open(
-                self.temporary,
-                os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC | os.O_NOFOLLOW,
-                0o600,
-            )
+            if os.path.lexists(self.temporary):
+                os.unlink(self.temporary)  # of a run that was killed
+            flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
+            fd = os.open(self.temporary, flags, 0o600)
             try:
                 os.ftruncate(fd, self._info.st_size)
             except OSError:

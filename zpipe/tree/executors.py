@@ -218,6 +218,7 @@ def hire_own(
 ) -> Crew:
     """Return the crew of an executor that is the caller's, who also ends it."""
     name = type(executor).__name__
+    workers = getattr(executor, "_max_workers", None) or workers
     return _crew(executor, wishes, name, workers, _proof(sources, target), lambda: None)
 
 

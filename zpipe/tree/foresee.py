@@ -31,6 +31,9 @@ def foresee(pairs: Sequence[Pair], wishes: TreeWishes) -> Iterator[tuple[str, st
         except OSError as error:
             yield Problem(pair.source, f"{pair.source}: stat: {reason(error)}")
             continue
+        for like, made in pair.parents:
+            if not os.path.isdir(made):
+                yield like, made
         if not stat.S_ISDIR(info.st_mode):
             if not _stays(pair.target, info, wishes):
                 yield pair.source, pair.target
@@ -63,7 +66,11 @@ def _tree(
                     if excluded(path[1:], entry.name, wishes.exclude):
                         continue
                     to = join(target, entry.name)
-                    info = entry.stat(follow_symlinks=follow)
+                    try:
+                        info = entry.stat(follow_symlinks=follow)
+                    except OSError as error:
+                        yield Problem(entry.path, f"{entry.path}: stat: {reason(error)}")
+                        continue
                     if not stat.S_ISDIR(info.st_mode):
                         if not _stays(to, info, wishes):
                             yield entry.path, to
@@ -84,10 +91,10 @@ def _tree(
 
 def _stays(target: str, info: os.stat_result, wishes: TreeWishes) -> bool:
     """Whether a target that is there would be left as it is."""
+    if wishes.existing == "skip":
+        return os.path.lexists(target)
     try:
-        found = os.stat(target)
+        found = os.stat(target) if stat.S_ISREG(info.st_mode) else os.lstat(target)
     except OSError:
         return False
-    if wishes.existing == "skip":
-        return True
-    return wishes.existing == "update" and found.st_mtime_ns >= info.st_mtime_ns
+    return wishes.update and found.st_mtime_ns >= info.st_mtime_ns

@@ -76,8 +76,9 @@ class Place:
 class Taken:
     """The place of a target that exists already: replaced, or written in place."""
 
-    def __init__(self, replacement: Replacement, keeps_mode: bool):
+    def __init__(self, replacement: Replacement, found: os.stat_result, *, keeps_mode: bool):
         self._replacement = replacement
+        self._found = found
         self._mode: int | None = None
         self._keeps_mode = keeps_mode
         self.in_place = replacement.reason is not None
@@ -88,13 +89,17 @@ class Taken:
         return self._replacement.fd
 
     def close(self) -> None:
-        """The mode that was set is to stay."""
+        """Settle the mode: that which was set, or that of the target before."""
+        own = os.fstat(self.fd)
         if not self._keeps_mode:
-            self._mode = stat.S_IMODE(os.fstat(self.fd).st_mode)
+            self._mode = stat.S_IMODE(own.st_mode)
+        elif (own.st_uid, own.st_gid) != (self._found.st_uid, self._found.st_gid):
+            # what a bit grants is not to become somebody else's
+            self._mode = stat.S_IMODE(self._found.st_mode) & ~(stat.S_ISUID | stat.S_ISGID)
 
     def commit(self) -> None:
         """Give the file its name. Raises: OSError, TransferError."""
-        if not self._keeps_mode and self._mode is None:
+        if self._mode is None:
             self.close()
         self._replacement.commit(mode=self._mode)
 
@@ -128,12 +133,14 @@ def take_place(
         if wishes.inplace:
             os.unlink(path)
         return Place(folder, name, temporary, mode)
-    return Taken(replacement, keeps_mode="mode" not in wishes.preserve)
+    before = os.stat(path) if found is not None else os.fstat(replacement.fd)
+    return Taken(replacement, before, keeps_mode="mode" not in wishes.preserve)
 
 
 def _has_names(path: str) -> bool:
     try:
-        return os.stat(path).st_nlink > 1
+        found = os.stat(path)
+        return stat.S_ISREG(found.st_mode) and found.st_nlink > 1
     except OSError:
         return False
 
@@ -175,10 +182,13 @@ def judge(
             if wishes.make == "copy":
                 text = f"{path}: open: is a dangling symbolic link, and is not written through"
                 raise TransferError(text, errno=error.errno) from error
+        if stat.S_ISDIR(real.st_mode) and wishes.make == "copy":
+            text = f"{path}: leads to a directory: cannot be replaced by {source}, which is not"
+            raise TransferError(text)
     if (real.st_dev, real.st_ino) == (info.st_dev, info.st_ino):
         if wishes.make != "copy" and not stat.S_ISLNK(found.st_mode):
             return True, found
         raise TransferError(f"{path}: is the source itself: a file cannot be copied onto itself")
-    if wishes.existing == "update" and real.st_mtime_ns >= info.st_mtime_ns:
+    if wishes.update and real.st_mtime_ns >= info.st_mtime_ns:
         return True, found
     return False, found

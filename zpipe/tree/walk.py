@@ -184,13 +184,13 @@ class Walk:
             text = f"{folder.source}: is the target itself: a directory is not copied into itself"
             self._problem(folder.source, text)
             return False
-        above = folder.up
-        while above is not None:
+        below, above = folder, folder.up
+        while above is not None and not below.root:
             if above.info is not None and (above.info.st_dev, above.info.st_ino) == own:
                 text = f"{folder.source}: a symbolic link leads round in a circle"
                 self._problem(folder.source, text)
                 return False
-            above = above.up
+            below, above = above, above.up
         if not self._make(folder, info):
             return False
         folder.info = info
@@ -317,6 +317,8 @@ class Walk:
 
 def excluded(path: str, name: str, globs: Sequence[str]) -> bool:
     """Whether a glob matches a name, or where it has a slash within, a path below the operand."""
+    if name in ("", ".", ".."):
+        return False
     for glob in globs:
         bare = glob.rstrip("/")
         if fnmatch.fnmatchcase(path if "/" in bare else name, bare.lstrip("/")):

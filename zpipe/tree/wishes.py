@@ -21,9 +21,9 @@ class TreeWishes(Value):
     `default_mode`: new files have the mode of any new file, whatever that of the source is.
 
     `follow`: symbolic links are followed never, as operands, or always. `existing`: what becomes of
-    a target that is there: replace, skip, update, ask. `make`: copy, link, symlink. `sparse` and
-    `reflink`: auto, always, never. `digest`: the algorithm of a checksum file. `rate_limit` in
-    bytes per second.
+    a target that is there: replace, skip, ask; `update`: it is left where it is not older. `make`:
+    copy, link, symlink. `sparse` and `reflink`: auto, always, never. `digest`: the algorithm of a
+    checksum file. `rate_limit` in bytes per second.
     """
 
     recursive: bool = False
@@ -32,6 +32,7 @@ class TreeWishes(Value):
     default_mode: bool = False
     demanded: frozenset[str] = frozenset()
     existing: str = "replace"
+    update: bool = False
     force: bool = False
     inplace: bool = False
     sync: bool = False
@@ -54,7 +55,9 @@ class TreeWishes(Value):
         default ACL of its directory, takes its part of them.
         """
         if self.default_mode:
-            return 0o777 if stat.S_ISDIR(info.st_mode) else 0o666
+            if stat.S_ISDIR(info.st_mode):
+                return 0o777 | (info.st_mode & stat.S_ISVTX)
+            return 0o777 if stat.S_ISSOCK(info.st_mode) else 0o666
         bits = info.st_mode & (0o1777 if stat.S_ISDIR(info.st_mode) else 0o777)
         if "mode" in self.preserve:
             bits &= 0o700  # not for others before it is theirs

@@ -20,7 +20,7 @@ from zpipe.errors import (
 )
 from zpipe.kernel.changes import changes
 from zpipe.kernel.clone import clone
-from zpipe.tree.attributes import keep
+from zpipe.tree.attributes import keep, keep_special
 from zpipe.tree.place import Place, judge, take_place, temporary_name
 from zpipe.tree.tasks import Batch, Big, Chunk, Done, Outcome, Problem, identity_of
 from zpipe.tree.wishes import BIG
@@ -91,6 +91,7 @@ class Worker:
             and limiter is None
         )
         self._clones = wishes.reflink == "auto" and "reflink" not in wishes.without
+        self._clones = self._clones and wishes.via in (None, "reflink")
         self._clones = self._clones and not wishes.verify and wishes.digest is None
         self._clones = self._clones and wishes.sparse == "auto"
         self._tells = wishes.names or wishes.resume or wishes.digest is not None
@@ -656,23 +657,6 @@ class Worker:
             except OSError:
                 pass  # it is gone again: another run will see that
         return Done(self._path(name), target, info.st_size, identity_of(info), there, digest, act)
-
-
-def keep_special(
-    source: str, info: os.stat_result, target: str, name: str, wishes: TreeWishes
-) -> None:
-    """Keep the attributes of a special file, by paths. Raises: TransferError."""
-    preserve = wishes.preserve
-    try:
-        if "ownership" in preserve and os.geteuid() == 0:
-            os.lchown(target, info.st_uid, info.st_gid)
-        if "mode" in preserve:
-            os.chmod(target, stat.S_IMODE(info.st_mode))
-        if "timestamps" in preserve:
-            os.utime(target, ns=(info.st_atime_ns, info.st_mtime_ns), follow_symlinks=False)
-    except OSError as error:
-        if preserve & wishes.demanded:
-            raise TransferError(f"{name}: chmod: {reason(error)}", errno=error.errno) from error
 
 
 def join(folder: str, name: str) -> str:
