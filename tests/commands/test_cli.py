@@ -30,7 +30,10 @@ USAGE = [
     (["nosuch"], "No such command 'nosuch'"),
     (["cp"], "cp: give a source"),
     (["cp", "a"], "cp: a: give a DST after it"),
-    (["cp", "a", "x", "y"], "y: must be a directory, for several sources (several sinks: --to DST)"),
+    (
+        ["cp", "a", "x", "y"],
+        "y: must be a directory, for several sources (several sinks: --to DST)",
+    ),
     (["cp", "a", "b", "--to", "x"], "x: must be a directory, for several sources"),
     (["cp", "--to", "x"], "cp: give a source"),
     (["cp", "--nosuch", "a", "x"], "No such option '--nosuch'"),

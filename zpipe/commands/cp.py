@@ -70,6 +70,7 @@ _WHEN = click.Choice(("auto", "always", "never"))
 # what only the copying of paths knows; any of them asks for that
 _OF_TREES = (
     "update",
+    "remove_destination",
     "parents",
     "sparse",
     "reflink",
@@ -190,6 +191,7 @@ def _letter(*names: str, text: str) -> Callable[[F], F]:
 )
 @_letter("-i", "--interactive", text="Ask before a file is replaced.")
 @_letter("-f", "--force", text="Replace files that cannot be opened for writing.")
+@click.option("--remove-destination", is_flag=True, help="Remove a target before, links too.")
 @_letter("-T", "--no-target-directory", text="DST is never a directory to copy into.")
 @_letter("-l", "--link", text="Make hard links instead of copies.")
 @_letter("-s", "--symbolic-link", text="Make symbolic links instead of copies.")
@@ -227,7 +229,6 @@ def _letter(*names: str, text: str) -> Callable[[F], F]:
 @policies()
 @showing()
 @click.option("--json-files", is_flag=True, help="With --json: a record for each file, too.")
-@click.option("--remove-destination", is_flag=True, hidden=True, expose_value=False)
 @not_here(
     {"-b": "--backup", "-S": "--suffix"},
     "keeps no backups; files are replaced when the new ones are complete",
@@ -344,6 +345,7 @@ def _of_trees(
     wishes = TreeWishes(
         **asked,
         demanded=demanded_of(asked["preserve"], named),
+        remove=options["remove_destination"],
         inplace=options["inplace"],
         sync=options["sync"],
         sparse=options["sparse"] or "auto",
@@ -372,6 +374,8 @@ def _no_clash(request: Request, wishes: TreeWishes) -> None:
         raise UsageError("-l and -s copy nothing that could be verified or resumed")
     if wishes.via == "parallel":
         raise UsageError("--via parallel: is for one file; -j divides the big files of a tree")
+    if wishes.remove and wishes.inplace:
+        raise UsageError("--remove-destination and --inplace exclude each other")
     if wishes.resume and wishes.inplace:
         raise UsageError("--resume and --inplace exclude each other")
     if wishes.via is not None and (wishes.verify or request.checksum_file is not None):

@@ -25,28 +25,64 @@ def keep(
     source: int | str, info: os.stat_result, target: int | str, name: str, wishes: TreeWishes
 ) -> None:
     """Give `target` the attributes of `source` that are to be kept; fds, or paths of symbolic
-    links. Times come last: everything else may change them.
+    links. Times come last: everything else may change them. What fails does not keep the others
+    from being kept.
 
     Raises: TransferError  what was demanded could not be kept; `name` is told.
     """
-    preserve = wishes.preserve
-    if not preserve:
-        return
     link = isinstance(target, str)
+    _keep(source, info, target, name, wishes, follow=not link, bits=not link)
+
+
+def keep_special(
+    source: str, info: os.stat_result, target: str, name: str, wishes: TreeWishes
+) -> None:
+    """Keep the attributes of a FIFO, a socket or a device, by paths: opening one means something.
+
+    Raises: TransferError  as `keep`.
+    """
+    _keep(source, info, target, name, wishes, follow=False, bits=True)
+
+
+def _keep(
+    source: int | str,
+    info: os.stat_result,
+    target: int | str,
+    name: str,
+    wishes: TreeWishes,
+    *,
+    follow: bool,
+    bits: bool,
+) -> None:
+    """Keep what is asked for; `bits`: there are permission bits and ACLs. Raises: TransferError."""
+    preserve = wishes.preserve
     mode = stat.S_IMODE(info.st_mode)
-    if "ownership" in preserve and not _give(target, info, name, wishes, link=link):
+    first: TransferError | None = None
+    try:
+        owned = "ownership" not in preserve or _give(target, info, name, wishes, link=not follow)
+    except TransferError as error:
+        first, owned = error, False
+    if not owned:
         mode &= ~(stat.S_ISUID | stat.S_ISGID)  # of somebody else, they would grant what is not his
-    if preserve & {"xattr", "context"} or ("mode" in preserve and not link):
-        _keep_xattrs(source, target, name, wishes, follow=not link, acls=not link)
-    if "mode" in preserve and not link:
-        _do("chmod", name, "mode", wishes, lambda: os.chmod(target, mode))
+    try:
+        if preserve & {"xattr", "context"} or ("mode" in preserve and bits):
+            _keep_xattrs(source, target, name, wishes, follow=follow, acls=bits)
+    except TransferError as error:
+        first = first or error
+    try:
+        if "mode" in preserve and bits:
+            _do("chmod", name, "mode", wishes, lambda: os.chmod(target, mode))
+    except TransferError as error:
+        first = first or error
     if "timestamps" in preserve:
         times = (info.st_atime_ns, info.st_mtime_ns)
-        if link:
-            act = lambda: os.utime(target, ns=times, follow_symlinks=False)  # noqa: E731
-        else:
+        if follow:  # an fd and follow_symlinks exclude each other
             act = lambda: os.utime(target, ns=times)  # noqa: E731
+        else:
+            act = lambda: os.utime(target, ns=times, follow_symlinks=False)  # noqa: E731
         _do("utimensat", name, "timestamps", wishes, act)
+    if first is not None:
+        raise first
 
 
 def _give(
@@ -94,6 +130,7 @@ def _keep_xattrs(
             raise TransferError(f"{name}: listxattr: {reason(error)}", errno=error.errno) from error
         return
     kept = []
+    first: TransferError | None = None
     for each in found:
         if each in _ACLS:
             wanted, kind = acls, "mode"
@@ -110,30 +147,11 @@ def _keep_xattrs(
         except OSError as error:
             if kind in wishes.demanded:
                 text = f"{name}: setxattr {each}: {reason(error)}"
-                raise TransferError(text, errno=error.errno) from error
+                first = first or TransferError(text, errno=error.errno)
     if acls:
         _drop_inherited(target, kept, follow=follow)
-
-
-def keep_special(
-    source: str, info: os.stat_result, target: str, name: str, wishes: TreeWishes
-) -> None:
-    """Keep the attributes of a FIFO, a socket or a device, by paths: opening one means something.
-
-    Raises: TransferError  as `keep`.
-    """
-    preserve = wishes.preserve
-    mode = stat.S_IMODE(info.st_mode)
-    if "ownership" in preserve and not _give(target, info, name, wishes, link=True):
-        mode &= ~(stat.S_ISUID | stat.S_ISGID)
-    if preserve & {"xattr", "context", "mode"}:
-        _keep_xattrs(source, target, name, wishes, follow=False, acls=True)
-    if "mode" in preserve:
-        _do("chmod", name, "mode", wishes, lambda: os.chmod(target, mode))
-    if "timestamps" in preserve:
-        times = (info.st_atime_ns, info.st_mtime_ns)
-        act = lambda: os.utime(target, ns=times, follow_symlinks=False)  # noqa: E731
-        _do("utimensat", name, "timestamps", wishes, act)
+    if first is not None:
+        raise first
 
 
 def _drop_inherited(target: int | str, kept: list[str], *, follow: bool) -> None:

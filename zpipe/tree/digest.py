@@ -97,10 +97,11 @@ def on_disk(
     ranges: Sequence[tuple[int, int]],
     *,
     folder: int | None,
+    name: str | None = None,
     algorithm: str = VERIFYING,
 ) -> str:
     """Return the digest of ranges as the disk has them: by O_DIRECT, or with the page cache dropped
-    first. The file was synced.
+    first. The file was synced. `name` is for messages.
 
     Raises: TransferError  it cannot be read.
     """
@@ -122,7 +123,8 @@ def on_disk(
             os.close(fd)
         return digest.hex()
     except OSError as error:
-        raise TransferError(f"{path}: verify: read: {reason(error)}", errno=error.errno) from error
+        text = f"{name or path}: verify: read: {reason(error)}; nothing was put in place"
+        raise TransferError(text, errno=error.errno) from error
     finally:
         digest.close()
 

@@ -105,7 +105,7 @@ class Hired(Crew):
         name: str,
         workers: int,
         proof: Proof | None,
-        let_go: Callable[[], None],
+        let_go: Callable[[bool], None],
     ):
         self.name = name
         self.workers = workers
@@ -183,7 +183,7 @@ class Hired(Crew):
         return outcomes
 
     def close(self) -> None:
-        self._let_go()
+        self._let_go(not self._futures)  # whoever is stuck is not waited for
         fd, self._wake = self._wake, -1
         if fd >= 0:
             os.close(fd)
@@ -205,7 +205,7 @@ def hire(name: str, wishes: TreeWishes, workers: int, sources: Sequence[str], ta
         from concurrent.futures import ThreadPoolExecutor
 
         executor: Executor = ThreadPoolExecutor(workers)
-        return _crew(executor, wishes, name, workers, None, executor.shutdown)
+        return _crew(executor, wishes, name, workers, None, _shutting(executor))
     if kind == "dask":
         return _dask(rest, wishes, sources, target)
     if name == "mpi":
@@ -219,7 +219,7 @@ def hire_own(
     """Return the crew of an executor that is the caller's, who also ends it."""
     name = type(executor).__name__
     workers = getattr(executor, "_max_workers", None) or workers
-    return _crew(executor, wishes, name, workers, _proof(sources, target), lambda: None)
+    return _crew(executor, wishes, name, workers, _proof(sources, target), lambda wait: None)
 
 
 def _crew(
@@ -228,9 +228,13 @@ def _crew(
     name: str,
     workers: int,
     proof: Proof | None,
-    let_go: Callable[[], None],
+    let_go: Callable[[bool], None],
 ) -> Crew:
     return Hired(executor, wishes, name=name, workers=workers, proof=proof, let_go=let_go)
+
+
+def _shutting(executor: Executor) -> Callable[[bool], None]:
+    return lambda wait: executor.shutdown(wait=wait, cancel_futures=not wait)
 
 
 def _own(name: str, wishes: TreeWishes, workers: int, sources: Sequence[str], target: str) -> Crew:
@@ -254,7 +258,7 @@ def _own(name: str, wishes: TreeWishes, workers: int, sources: Sequence[str], ta
     if not callable(getattr(executor, "submit", None)):
         raise UsageError(f"--executor {name}: is no concurrent.futures.Executor: it has no submit")
     count = getattr(executor, "_max_workers", None) or workers
-    return _crew(executor, wishes, name, count, _proof(sources, target), executor.shutdown)
+    return _crew(executor, wishes, name, count, _proof(sources, target), _shutting(executor))
 
 
 def _dask(address: str, wishes: TreeWishes, sources: Sequence[str], target: str) -> Crew:
@@ -283,7 +287,9 @@ def _dask(address: str, wishes: TreeWishes, sources: Sequence[str], target: str)
         client.close()
         raise TransferError(f"--executor {name}: the scheduler has no workers")
     executor = client.get_executor(pure=False)
-    return _crew(executor, wishes, name, threads, _proof(sources, target), client.close)
+    return _crew(
+        executor, wishes, name, threads, _proof(sources, target), lambda wait: client.close()
+    )
 
 
 def _mpi(wishes: TreeWishes, sources: Sequence[str], target: str) -> Crew:
@@ -300,7 +306,7 @@ def _mpi(wishes: TreeWishes, sources: Sequence[str], target: str) -> Crew:
     executor = MPIPoolExecutor()
     # under `mpiexec -n N python -m mpi4py.futures` one process coordinates, the others work
     workers = max(1, MPI.COMM_WORLD.Get_size() - 1)
-    return _crew(executor, wishes, "mpi", workers, _proof(sources, target), executor.shutdown)
+    return _crew(executor, wishes, "mpi", workers, _proof(sources, target), _shutting(executor))
 
 
 def _proof(sources: Sequence[str], target: str) -> Proof:

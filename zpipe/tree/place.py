@@ -121,7 +121,7 @@ def take_place(
     """
     mode = wishes.mode(info)
     name = os.path.basename(path)
-    if found is not None and "links" in wishes.preserve and _has_names(path):
+    if found is not None and (wishes.remove or ("links" in wishes.preserve and _has_names(path))):
         found = None  # its other names are not to change: this one becomes another file's
     if found is None and not wishes.inplace:
         return Place(folder, name, temporary, mode)
@@ -135,6 +135,15 @@ def take_place(
         return Place(folder, name, temporary, mode)
     before = os.stat(path) if found is not None else os.fstat(replacement.fd)
     return Taken(replacement, before, keeps_mode="mode" not in wishes.preserve)
+
+
+def _is_name(source: str, target: str) -> bool:
+    """Whether two paths are one name, not only one file."""
+    one, other = (
+        os.path.join(os.path.realpath(os.path.dirname(path)), os.path.basename(path))
+        for path in (source, target)
+    )
+    return one == other
 
 
 def _has_names(path: str) -> bool:
@@ -175,6 +184,8 @@ def judge(
         if (there.st_dev, there.st_ino) == (found.st_dev, found.st_ino):
             raise TransferError(f"{path}: is what {source} points to: would be lost")
     real = found
+    if wishes.remove and not _is_name(source, path):
+        return False, found
     if stat.S_ISLNK(found.st_mode) and stat.S_ISREG(info.st_mode):
         try:
             real = os.stat(name, dir_fd=folder)

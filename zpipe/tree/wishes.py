@@ -21,7 +21,8 @@ class TreeWishes(Value):
     `default_mode`: new files have the mode of any new file, whatever that of the source is.
 
     `follow`: symbolic links are followed never, as operands, or always. `existing`: what becomes of
-    a target that is there: replace, skip, ask; `update`: it is left where it is not older. `make`:
+    a target that is there: replace, skip, ask; `update`: it is left where it is not older;
+    `remove`: it goes, with links that it may be, instead of being written or replaced. `make`:
     copy, link, symlink. `sparse` and `reflink`: auto, always, never. `digest`: the algorithm of a
     checksum file. `rate_limit` in bytes per second.
     """
@@ -34,6 +35,7 @@ class TreeWishes(Value):
     existing: str = "replace"
     update: bool = False
     force: bool = False
+    remove: bool = False
     inplace: bool = False
     sync: bool = False
     one_filesystem: bool = False

@@ -58,6 +58,7 @@ class Waiting:
         self.digest = digest
         self.ranges = ranges
         self.names = names
+        self.mode: int | None = None  # to be set at the end
 
 
 class Worker:
@@ -309,8 +310,14 @@ class Worker:
             if wishes.digest is not None:
                 ranges = [(0, max(size, ranges[-1][1] if ranges else 0))]  # with its holes
             path = join(self._batch.target, as_name)
+            waiting = Waiting(path, place, hexes, ranges, (name, as_name, info))
+            mode = stat.S_IMODE(os.fstat(place.fd).st_mode)
+            if not mode & stat.S_IRUSR and isinstance(place, Place):
+                # its owner, who may be us, is to read it once more
+                os.fchmod(place.fd, mode | stat.S_IRUSR)
+                waiting.mode = mode
             place.close()
-            self._waiting.append(Waiting(path, place, hexes, ranges, (name, as_name, info)))
+            self._waiting.append(waiting)
             if len(self._waiting) >= 64 or size > SMALL:
                 self._verify()
             return
@@ -428,6 +435,7 @@ class Worker:
         while self._waiting:
             each = self._waiting[0]
             place, problem = each.place, None
+            source = self._path(each.names[0])
             try:
                 # who is interrupted here leaves it to the caller to discard all that waits
                 self._stop.check()
@@ -435,17 +443,21 @@ class Worker:
                     path, folder = place.temporary, self._target
                 else:
                     path, folder = f"/proc/self/fd/{place.fd}", None
-                found = on_disk(path, each.ranges, folder=folder, algorithm=algorithm)
+                found = on_disk(
+                    path, each.ranges, folder=folder, name=each.path, algorithm=algorithm
+                )
                 if found == each.digest:
+                    if each.mode is not None and isinstance(place, Place):
+                        os.chmod(place.temporary, each.mode, dir_fd=self._target)
                     place.commit()
                 else:
                     text = f"{each.path}: verify: what was read back is not what was written"
                     text += "" if place.in_place else "; nothing was put in place"
-                    problem = Problem(each.path, text, "mismatch")
+                    problem = Problem(source, text, "mismatch")
             except OSError as error:
-                problem = Problem(each.path, f"{each.path}: rename: {reason(error)}")
+                problem = Problem(source, f"{each.path}: rename: {reason(error)}")
             except TransferError as error:
-                problem = Problem(each.path, str(error))
+                problem = Problem(source, str(error))
             self._waiting.pop(0)
             if problem is not None:
                 place.discard()
@@ -638,12 +650,12 @@ class Worker:
         finally:
             digest.close()
         os.fdatasync(sink)
-        if on_disk(chunk.temporary, ranges, folder=None) != hexes:
+        if on_disk(chunk.temporary, ranges, folder=None, name=chunk.target) != hexes:
             text = (
                 f"{chunk.target}: verify: what was read back is not what was written, between"
                 f" bytes {chunk.offset} and {end}; nothing was put in place"
             )
-            out.problems.append(Problem(chunk.target, text, "mismatch"))
+            out.problems.append(Problem(chunk.source, text, "mismatch"))
 
     def _note(self, name: str, as_name: str, info: os.stat_result, digest: str, act: str) -> None:
         self._out.done.append(self._done(name, as_name, info, digest, act))
