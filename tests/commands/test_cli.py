@@ -37,7 +37,7 @@ USAGE = [
     (["cp", "a", "b", "--to", "x"], "x: must be a directory, for several sources"),
     (["cp", "--to", "x"], "cp: give a source"),
     (["cp", "--nosuch", "a", "x"], "No such option '--nosuch'"),
-    (["cp", "-Z", "a", "x"], "No such option '-Z'"),
+    (["cp", "-Z", "a", "x"], "cp: -Z: sets no security contexts"),
     (["cp", "a", "-z"], "No such option '-z'"),
     (["--nosuch"], "No such option '--nosuch'"),
     (["cp", "--length", "many", "a", "x"], "many: not a size"),

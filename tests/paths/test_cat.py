@@ -124,7 +124,7 @@ def test_an_appending_file_is_written(folder: Path) -> None:
         (["--buffer", "1M"], {"splice"}),
         (["--buffer", "16M"], {"splice"}),
     ],
-    ids=str,
+    ids=lambda value: " ".join(sorted(value)),
 )
 def test_a_fan_and_a_buffer_double_and_keep_references(
     folder: Path, source: str, options: list[str], names: set[str]

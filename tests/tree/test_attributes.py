@@ -84,7 +84,7 @@ def state(path: Path) -> dict[str, object]:
         ("mode", "ownership", "timestamps"),
         tuple(ALL),
     ],
-    ids="+".join,
+    ids=lambda names: "+".join(sorted(names)),
 )
 @pytest.mark.parametrize("folder", [False, True], ids=["file", "directory"])
 def test_what_is_named_is_kept_and_nothing_else(

@@ -149,6 +149,7 @@ class Forked(Crew):
         self._tried: dict[int, int] = {}
         self._lost: list[Outcome] = []
         self._halting = False
+        self._partial: dict[int, Outcome] = {}
         try:
             for place in range(workers):
                 self._members[place] = self._hire(place)
@@ -234,6 +235,8 @@ class Forked(Crew):
             os.close(member.outcomes)
             os.waitpid(member.pid, 0)
         self._members = [None] * self.workers
+        outcomes += self._partial.values()
+        self._partial.clear()
         return outcomes
 
     def close(self) -> None:
@@ -319,7 +322,10 @@ class Forked(Crew):
                 outcome = unpacked_outcome(bytes(member.got[_HEAD : _HEAD + size]))
                 del member.got[: _HEAD + size]
                 if outcome.partial and not self._halting:
-                    continue  # somebody else has ended it: all of the task is done again
+                    # ended by somebody else: all of the task is done again, unless we are next
+                    self._partial[outcome.number] = outcome
+                    continue
+                self._partial.pop(outcome.number, None)
                 member.waiting.pop(outcome.number, None)
                 outcomes.append(outcome)
 
