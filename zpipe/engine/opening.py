@@ -43,6 +43,18 @@ def open_source(node: Node, wishes: Wishes, waiter: Waiter, stack: ExitStack) ->
     return source
 
 
+def refuse_wishes(nodes: Sequence[Node], wishes: Wishes) -> None:
+    """Refuse wishes for files where the only sink is none, before anything is opened.
+
+    Raises: UsageError.
+    """
+    if len(nodes) != 1 or nodes[0].endpoint.kind == "file" or wishes.lenient:
+        return
+    for asked, name in ((wishes.append, "--append"), (wishes.inplace, "--inplace")):
+        if asked:
+            raise UsageError(f"{nodes[0].endpoint.text}: {name} is for a file that a path names")
+
+
 def refuse_source(nodes: Sequence[Node], source: End) -> None:
     """Refuse a sink that is the source, before any other is opened or created.
 
@@ -63,19 +75,13 @@ def refuse_source(nodes: Sequence[Node], source: End) -> None:
             )
 
 
-def open_sink(
-    node: Node, wishes: Wishes, source: End, waiter: Waiter, stack: ExitStack, *, alone: bool
-) -> End:
-    """Open a sink for what `source` has; it is closed by `stack`. `alone`: there is no other.
+def open_sink(node: Node, wishes: Wishes, source: End, waiter: Waiter, stack: ExitStack) -> End:
+    """Open a sink for what `source` has; it is closed by `stack`.
 
     Raises: as `open_source`.
     """
     endpoint = node.endpoint
     of_file = endpoint.kind == "file"
-    if alone and not of_file and not wishes.lenient:
-        for asked, name in ((wishes.append, "--append"), (wishes.inplace, "--inplace")):
-            if asked:
-                raise UsageError(f"{endpoint.text}: {name} is for a file that a path names")
     mode = 0o666
     if source.facts.type == "regular":
         mode = os.fstat(source.fd).st_mode & 0o777

@@ -8,7 +8,7 @@ from contextlib import ExitStack
 
 from zpipe.engine.feedback import Feedback
 from zpipe.engine.limiter import Limiter
-from zpipe.engine.opening import open_sink, open_source, refuse_source, steady
+from zpipe.engine.opening import open_sink, open_source, refuse_source, refuse_wishes, steady
 from zpipe.engine.report import HopReport, Meter, OutletReport, Report
 from zpipe.engine.stop import Stop
 from zpipe.engine.waiting import EngineWaiter
@@ -140,6 +140,7 @@ class _UnderWay:
         return sum(report.moved for report in self._hops)
 
     def _carry_one(self, node: Node, wishes: Wishes, stack: ExitStack) -> None:
+        refuse_wishes(self._stream.sinks, wishes)
         source = open_source(node, wishes, self._waiter, stack)
         if not self._opened:
             self._open_sinks(source, wishes)
@@ -230,7 +231,7 @@ class _UnderWay:
             outlet = OutletReport(node.endpoint.text, policy.when_full)
             self._outlets.append(outlet)
             try:
-                end = open_sink(node, wishes, source, self._waiter, self._stack, alone=alone)
+                end = open_sink(node, wishes, source, self._waiter, self._stack)
             except (TransferError, StalledError) as error:
                 if alone or policy.on_error == "stop":
                     raise
