@@ -99,3 +99,24 @@ def test_unsent_on_loopback_is_what_has_no_room_at_the_peer() -> None:
         far.send(b"x")  # the acknowledgement, which may be delayed, goes with it
         assert near.recv(1) == b"x"
         assert inspect.unsent(near.fileno()) == 0
+
+
+def test_two_files_of_one_inode_number_have_generations_of_their_own(tmp_path: Path) -> None:
+    """On ext4 the number of a file that is removed is given to the next one."""
+    seen = set()
+    with mounted("ext4", tmp_path / "mount", 16 << 20) as place:
+        for _ in range(4):
+            with open(place / "file", "wb") as file:
+                seen.add((os.fstat(file.fileno()).st_ino, inspect.generation(file.fileno())))
+            (place / "file").unlink()
+    assert len(seen) == 4
+    assert len({number for number, _ in seen}) == 1
+
+
+def test_what_has_no_generation_says_so() -> None:
+    reader, writer = os.pipe()
+    try:
+        assert inspect.generation(reader) is None
+    finally:
+        os.close(reader)
+        os.close(writer)

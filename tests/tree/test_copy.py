@@ -10,7 +10,8 @@ import pytest
 from tests.machine import content
 from zpipe.engine.stop import Stop
 from zpipe.errors import Interrupted
-from zpipe.tree.copy import TreeCopy, TreeFailed, default_workers
+from zpipe.tree.copy import TreeCopy, TreeFailed
+from zpipe.tree.devices import default_workers
 from zpipe.tree.naming import pairs
 from zpipe.tree.report import TreeFeedback, TreeReport
 from zpipe.tree.tasks import Done, Problem

@@ -70,7 +70,8 @@ class Division:
             self._begin()
             if journal is not None:
                 inode = os.lstat(self.temporary).st_ino
-                journal.part(target, Part(self.temporary, self.identity, inode))
+                part = Part(self.temporary, self.identity, inode, _generation(self.temporary))
+                journal.part(target, part)
                 journal.flush()
 
     def _take_up(self, part: Part | None) -> bool:
@@ -83,6 +84,8 @@ class Division:
             return False
         if found.st_ino != part.inode or not stat.S_ISREG(found.st_mode):
             return False
+        if part.generation is not None and part.generation != _generation(part.temporary):
+            return False  # a number that was free was given to another file
         if part.identity != self.identity:
             self.note = f"{self.source}: has changed since: the copy starts again"
             try:
@@ -206,6 +209,19 @@ class Division:
             os.unlink(self.temporary)
         except OSError:
             pass
+
+
+def _generation(path: str) -> int | None:
+    from zpipe.kernel.inspect import generation
+
+    try:
+        fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
+    except OSError:
+        return None
+    try:
+        return generation(fd)
+    finally:
+        os.close(fd)
 
 
 def _sync_folder(path: str) -> None:

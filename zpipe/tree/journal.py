@@ -30,10 +30,13 @@ _EVERY = 4096  # records that are kept back at the most
 class Part:
     """A big file of which ranges are finished."""
 
-    def __init__(self, temporary: str, identity: Identity, inode: int):
+    def __init__(
+        self, temporary: str, identity: Identity, inode: int, generation: int | None = None
+    ):
         self.temporary = temporary
         self.identity = identity
         self.inode = inode
+        self.generation = generation  # tells two files of one inode number apart
         self.offsets: set[int] = set()
 
 
@@ -147,7 +150,8 @@ class Journal:
                 self._parts.pop(path, None)
             elif kind == "part":
                 source = _identity(record["source"])
-                self._parts[path] = Part(record["temporary"], source, record["inode"])
+                inode, generation = record["inode"], record.get("generation")
+                self._parts[path] = Part(record["temporary"], source, inode, generation)
             elif kind == "range":
                 self._parts[path].offsets.add(record["offset"])
         except (KeyError, TypeError, ValueError, AttributeError):
@@ -182,6 +186,7 @@ class Journal:
             temporary=os.path.abspath(part.temporary),
             source=part.identity,
             inode=part.inode,
+            generation=part.generation,
         )
 
     def range(self, path: str, offset: int) -> None:

@@ -5,7 +5,8 @@ from __future__ import annotations
 import os
 
 from zpipe.errors import TransferError, VerifyError, reason
-from zpipe.tree.copy import TreeCopy, TreeFailed, default_workers
+from zpipe.tree.copy import TreeCopy, TreeFailed
+from zpipe.tree.devices import default_workers
 from zpipe.tree.naming import pairs
 from zpipe.tree.wishes import PLAIN, TreeWishes
 from zpipe.values import replace

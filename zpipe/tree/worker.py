@@ -31,7 +31,6 @@ if TYPE_CHECKING:
 
     from zpipe.engine.limiter import Limiter
     from zpipe.engine.stop import Stop
-    from zpipe.tree.content import Range
     from zpipe.tree.digest import Digest
     from zpipe.tree.place import Taken
     from zpipe.tree.tasks import Task
@@ -593,69 +592,13 @@ class Worker:
     # Ranges of big files
 
     def _chunk(self, chunk: Chunk) -> Outcome:
-        from zpipe.tree.content import Range
+        from zpipe.tree.ranges import carry_chunk
 
         self._out = out = Outcome(chunk.number)
-        end = chunk.offset + chunk.length
-        try:
-            try:
-                source = os.open(chunk.source, _OPEN | os.O_NONBLOCK)
-            except OSError as error:
-                raise open_failed(chunk.source, "open", error) from error
-            try:
-                if identity_of(os.fstat(source)) != chunk.identity:
-                    raise SourceChanged(
-                        f"{chunk.source}: read: the source changed while it was read"
-                    )
-                sink = os.open(chunk.temporary, os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW)
-                try:
-                    carrier = Range(
-                        source,
-                        sink,
-                        chunk.source,
-                        chunk.target,
-                        self._wishes,
-                        out,
-                        stop=self._stop,
-                        limiter=self._limiter,
-                        moving=self._moving,
-                    )
-                    self._carry_range(chunk, carrier, sink, end, out)
-                finally:
-                    os.close(sink)
-            finally:
-                os.close(source)
-        except Interrupted:
-            raise
-        except ZpipeError as error:
-            out.problems.append(Problem(chunk.source, str(error)))
-        except OSError as error:
-            text = f"{chunk.target}: {chunk.temporary}: {reason(error)}"
-            out.problems.append(Problem(chunk.source, text))
-        out.failed = bool(out.problems)
+        carry_chunk(
+            chunk, out, self._wishes, stop=self._stop, limiter=self._limiter, moving=self._moving
+        )
         return out
-
-    def _carry_range(self, chunk: Chunk, carrier: Range, sink: int, end: int, out: Outcome) -> None:
-        if not self._wishes.verify:
-            carrier.carry(chunk.offset, end, None)
-            if self._wishes.resume:
-                os.fdatasync(sink)  # what the journal says must be true after a power cut, too
-            return
-        from zpipe.tree.digest import VERIFYING, Digest, on_disk
-
-        digest = Digest(VERIFYING, chunk.length, wants_holes=False)
-        try:
-            ranges = carrier.carry(chunk.offset, end, digest)
-            hexes = digest.hex()
-        finally:
-            digest.close()
-        os.fdatasync(sink)
-        if on_disk(chunk.temporary, ranges, folder=None, name=chunk.target) != hexes:
-            text = (
-                f"{chunk.target}: verify: what was read back is not what was written, between"
-                f" bytes {chunk.offset} and {end}; nothing was put in place"
-            )
-            out.problems.append(Problem(chunk.source, text, "mismatch"))
 
     def _note(self, name: str, as_name: str, info: os.stat_result, digest: str, act: str) -> None:
         self._out.done.append(self._done(name, as_name, info, digest, act))
