@@ -19,6 +19,9 @@ if TYPE_CHECKING:
 settings.register_profile("zpipe", deadline=None, derandomize=IN_CI)
 settings.load_profile("zpipe")
 
+# nearly every test starts zpipe, and a start without bytecode compiles all that it imports
+os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
+
 
 @pytest.fixture(autouse=True)
 def no_leaked_fds() -> Iterator[None]:

@@ -680,9 +680,19 @@ def test_each_byte_is_passed_on_at_once(
 # Signals
 
 
-def stuck(process: subprocess.Popen[bytes], source: Pipe, data: bytes) -> None:
-    """Feed zpipe more than its reader's pipe takes, until it has read all and waits."""
-    feed(source.writer.fileno(), data)
+def full(stack: ExitStack, data: bytes) -> Pipe:
+    """Return a pipe with all of this in it: in one round zpipe takes what its own pipe holds.
+
+    From a writer beside it zpipe would take what is there, and refill only when that has gone.
+    """
+    pipe = Pipe(stack)
+    fcntl.fcntl(pipe.writer, F_SETPIPE_SZ, 1 << 20)
+    feed(pipe.writer.fileno(), data)
+    return pipe
+
+
+def stuck(process: subprocess.Popen[bytes], source: Pipe) -> None:
+    """Wait until zpipe has read everything, and its reader's pipe takes no more."""
     until(lambda: waiting_in(source.reader.fileno()) == 0, "zpipe has read everything")
     assert process.stdout is not None
     out = process.stdout.fileno()
@@ -697,9 +707,9 @@ def test_what_was_read_is_delivered_before_a_signal_ends_it(
 ) -> None:
     """And what was not read stays where it is."""
     data = content(GROWN + 200_000)
-    pipe = Pipe(stack)
+    pipe = full(stack, data)
     with started("cat", *options, stdin=pipe.reader) as process:
-        stuck(process, pipe, data)
+        stuck(process, pipe)
         process.send_signal(signum)
         assert process.stdout is not None and process.stderr is not None
         half = drink(process.stdout.fileno(), 1000)
@@ -739,9 +749,9 @@ def test_nor_is_one_printed(stack: ExitStack) -> None:
 @every_way
 def test_a_second_signal_ends_it_at_once(options: list[str], stack: ExitStack) -> None:
     """The reader is still stuck, and stays so."""
-    pipe = Pipe(stack)
+    pipe = full(stack, content(GROWN + 200_000))
     with started("cat", *options, stdin=pipe.reader) as process:
-        stuck(process, pipe, content(GROWN + 200_000))
+        stuck(process, pipe)
         process.send_signal(signal.SIGINT)
         until(lambda: not pending(process.pid), "the first one is taken")
         until_asleep(process)
