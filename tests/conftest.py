@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import pytest
 from hypothesis import settings
 
-from tests.machine import IN_CI, mounted
+from tests.machine import IN_CI, mounted, warmed_up
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -21,6 +21,13 @@ settings.load_profile("zpipe")
 
 # nearly every test starts zpipe, and a start without bytecode compiles all that it imports
 os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def warm() -> Iterator[None]:
+    """Starts of Python are most of what the tests cost."""
+    with warmed_up():
+        yield
 
 
 @pytest.fixture(autouse=True)

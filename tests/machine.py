@@ -15,11 +15,13 @@ import sys
 import time
 import traceback
 from contextlib import contextmanager
-from functools import cache
+from functools import cache, lru_cache
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, NoReturn
 
 import pytest
+
+from tests.warm import Warm
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -65,6 +67,11 @@ def zpipe(
     pass_fds: Sequence[int] = (),
 ) -> subprocess.CompletedProcess[bytes]:
     """Run zpipe to its end; `before` is a command that runs it, such as strace."""
+    if not before and env is None and (data is not None or stdin is not None):
+        command = [str(word) for word in words]
+        done = _run_warm(command, stdin, data, stdout, cwd, pass_fds)
+        if done is not None:
+            return done
     return subprocess.run(
         [*before, *ZPIPE, *map(str, words)],
         stdin=None if data is not None else stdin,
@@ -77,6 +84,53 @@ def zpipe(
         pass_fds=pass_fds,
         check=False,
     )
+
+
+_warm: list[Warm] = []
+
+
+@contextmanager
+def warmed_up() -> Iterator[None]:
+    """Have a process ready from which runs of zpipe fork, unless they are all to be cold ones."""
+    if os.environ.get("ZPIPE_TESTS_COLD"):
+        yield
+        return
+    _warm.append(Warm(environment()))
+    try:
+        yield
+    finally:
+        _warm.pop().close()
+
+
+def _run_warm(
+    words: Sequence[str],
+    stdin: int | IO[bytes] | None,
+    data: bytes | None,
+    stdout: int | IO[bytes],
+    cwd: Path | None,
+    pass_fds: Sequence[int],
+) -> subprocess.CompletedProcess[bytes] | None:
+    """Run zpipe from what is ready; None where that would not be the same."""
+    around = environment()
+    if not _warm or not _warm[0].serves(words, around):
+        return None
+    with open(os.devnull, "r+b", buffering=0) as null:
+
+        def number(of: int | IO[bytes] | None) -> int:
+            if of is None or of == subprocess.DEVNULL:
+                return null.fileno()
+            return of if isinstance(of, int) else of.fileno()
+
+        return _warm[0].run(
+            words,
+            stdin=number(stdin),
+            stdout=None if stdout == subprocess.PIPE else number(stdout),
+            data=data,
+            cwd=cwd,
+            environment=around,
+            pass_fds=pass_fds,
+            timeout=LONGEST,
+        )
 
 
 @contextmanager
@@ -109,6 +163,7 @@ def started(
                 stream.close()
 
 
+@lru_cache(maxsize=16)
 def content(size: int, seed: int = 1) -> bytes:
     """Return `size` bytes without a short period, the same for the same seed."""
     import random
@@ -174,14 +229,26 @@ def as_stranger(folder: Path, work: Callable[[], None]) -> None:
 
 
 def strace(*options: str) -> list[str]:
-    """Return the words that run a command under strace, quietly, or skip where it cannot trace."""
+    """Return the words that run a command under strace, quietly, or skip where it cannot trace.
+
+    With a `trace=` among the options, calls that it does not name cost next to nothing; but a
+    signal cannot be sent from where the kernel stops a process for that.
+    """
+    quickly = [] if any(":signal=" in option for option in options) else ["--seccomp-bpf"]
+    return [_strace(), "-f", *quickly, "-qq", *options]
+
+
+@cache
+def _strace() -> str:
     program = need("strace")
     tried = subprocess.run(
-        [program, "-f", "-o", "/dev/null", "true"], capture_output=True, check=False
+        [program, "-f", "--seccomp-bpf", "-e", "trace=none", "-o", "/dev/null", "true"],
+        capture_output=True,
+        check=False,
     )
     if tried.returncode:
         missing(f"strace cannot trace: {tried.stderr.decode().strip()}")
-    return [program, "-f", "-qq", *options]
+    return program
 
 
 @contextmanager

@@ -207,13 +207,13 @@ def test_examples_run(line: str, tmp_path: Path) -> None:
         port = free.getsockname()[1]
     (tmp_path / "backup").mkdir()
     (tmp_path / "there").mkdir()
-    data = content(9 << 20)
+    data = content(5 << 20)
     (tmp_path / "disk.img").write_bytes(data)
     (tmp_path / "photos/2026").mkdir(parents=True)
     (tmp_path / "photos/2026/film.mov").write_bytes(data)
     (tmp_path / "photos/notes.tmp").write_bytes(b"x")
-    (tmp_path / "part-1").write_bytes(data[: 5 << 20])
-    (tmp_path / "part-2").write_bytes(data[5 << 20 :])
+    (tmp_path / "part-1").write_bytes(data[: 2 << 20])
+    (tmp_path / "part-2").write_bytes(data[2 << 20 :])
     lines = lines_of_cp()
     before = lines[lines.index(line) - 1] if line in lines else ""
     receiver = before if "-listen" in before else "zpipe cp tcp-listen://:9000 disk.img"
@@ -226,6 +226,7 @@ def test_examples_run(line: str, tmp_path: Path) -> None:
             while not listening(port) and process.poll() is None and time.monotonic() < end:
                 time.sleep(0.01)
         command = line.replace("receiver:9000", f"127.0.0.1:{port}")
+        command = command.replace("sleep 1;", "sleep 0.1;")  # who is late is as late as ever
         script = (
             f'set -eo pipefail\nzpipe() {{ "{ZPIPE[0]}" {" ".join(ZPIPE[1:])} "$@"; }}\n{command}'
         )

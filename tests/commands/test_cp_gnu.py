@@ -108,13 +108,17 @@ def stretches(path: bytes, size: int) -> list[tuple[int, int, int]]:
     return found
 
 
-def made_old(folder: Path) -> None:
-    """Give all that a fixture has made a time of its own, in nanoseconds and long ago."""
-    for above, folders, files in os.walk(os.fsencode(folder), topdown=False):
-        for name in (*files, *folders):
+def made_old(folder: Path, *, again: bool = False) -> None:
+    """Give all that a fixture has made a time of its own, in nanoseconds and long ago.
+
+    `again` is for what had one, and was looked at since.
+    """
+    # all is found first, since to look is to read; of several names of one file the last one counts
+    for above, folders, files in sorted(os.walk(os.fsencode(folder))):
+        for name in sorted((*files, *folders)):
             path = os.path.join(above, name)
             info = os.lstat(path)
-            if info.st_mtime_ns >= LATER:
+            if again or info.st_mtime_ns >= LATER:
                 own = zlib.crc32(path[len(os.fsencode(folder)) :])
                 times = (OLD + SECOND + own, OLD + own)
                 os.utime(path, ns=times, follow_symlinks=False)
@@ -504,15 +508,23 @@ def test_kept_modes_are_those_of_the_source_in_such_a_directory_too(pair: Pair) 
 def test_times_are_kept_to_the_nanosecond(pair: Pair, options: str) -> None:
     """Those of reading, too, as they were before the copy; of links and directories as well."""
     pair.set_up(TREE)
+    for side in pair.sides:
+        made_old(side, again=True)
     theirs, ours = pair.run(*options.split(), "src", "new", atime=True)
-    kept = {}
+    # what is read by several names, links among them, was read already at all but the first
+    several = {name for name, it in pair.before.items() if it.get("names") not in (None, [name])}
+    by_links = (b"new/sub", b"new/to-folder", b"new/link") if "L" in options else ()
     for run in (theirs, ours):
         for name in run.tree:
-            if not name.startswith(b"new"):
-                run.tree[name]["atime"] = None  # reading has changed it, or not
+            if (
+                not name.startswith(b"new")
+                or name.replace(b"new", b"src", 1) in several
+                or name.startswith(by_links)
+            ):
+                run.tree[name]["atime"] = None
     assert_alike(theirs, ours, pair.before)
     kept = {name: entry["atime"] for name, entry in ours.tree.items() if entry["atime"] is not None}
-    assert len(kept) > 30
+    assert len(kept) > 20
 
 
 def acl(*entries: tuple[int, int, int]) -> bytes:

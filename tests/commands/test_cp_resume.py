@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from tests.failures.test_tree import CHUNK, found, halted, make, temporaries
+from tests.failures.test_tree import CHUNK, found, halted, is_same, make, temporaries
 from tests.machine import content, mounted, need, started, strace, until, zpipe
 
 if TYPE_CHECKING:
@@ -50,10 +50,6 @@ def records(folder: Path, kind: str) -> list[dict[str, Any]]:
         return []
     found = [json.loads(line) for line in lines if line.endswith(b"\n")]
     return [record for record in found if record["type"] == kind]
-
-
-def is_same(one: Path, other: Path) -> bool:
-    return subprocess.run(["cmp", "-s", str(one), str(other)], check=False).returncode == 0
 
 
 def judge_whole(folder: Path) -> None:
@@ -135,8 +131,8 @@ def test_killed_at_random_points_until_it_is_done(seed: int, tree: Path) -> None
     for _ in range(4):
         call = chance.choice(list(calls))
         when = chance.randint(1, calls[call])
-        killing = strace("-o", "/dev/null", "-e", f"trace={call}")
-        killing += ["-e", f"inject={call}:signal=SIGKILL:when={when}"]
+        signals = f"inject={call}:signal=SIGKILL:when={when}"
+        killing = strace("-o", "/dev/null", "-e", f"trace={call}", "-e", signals)
         done = zpipe("cp", *RESUME, "-j1", "src", "dst", before=killing, cwd=tree)
         if done.returncode == 0:
             break

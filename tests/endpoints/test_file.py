@@ -297,7 +297,7 @@ def test_a_target_keeps_its_content_when_the_last_steps_fail(
         "--sync",
         source_,
         file,
-        before=strace(f"-einject={call}:error=EIO:when={when}", "-o/dev/null"),
+        before=strace(f"-etrace={call}", f"-einject={call}:error=EIO:when={when}", "-o/dev/null"),
     )
     assert done.returncode == 1
     assert done.stderr.decode() == f"zpipe: {file}: {act}: Input/output error\n"

@@ -362,7 +362,7 @@ def test_a_user_without_privileges_copies_as_root_does(folder: Path) -> None:
 
 # What a copy costs in memory
 
-SIZE = 300 << 20
+SIZE = 96 << 20
 MOST = 40 << 10  # KiB
 
 # A process of its own: ru_maxrss of a child begins with what its parent held before exec

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import ctypes
 import errno
+import functools
 import os
 import platform
 import struct
@@ -59,6 +60,7 @@ class _Program(ctypes.Structure):
     _fields_ = [("count", ctypes.c_ushort), ("code", ctypes.c_char_p)]
 
 
+@functools.cache
 def allowed() -> None:
     """Skip the test where no filter can be made or installed."""
     from tests.machine import missing
@@ -72,7 +74,8 @@ def allowed() -> None:
 
 def denying(name: str, *rules: str) -> list[str]:
     """Return the words before a command that is to be answered that errno by the rules' calls."""
-    return [sys.executable, __file__, name, ",".join(rules), "--"]
+    # neither site packages nor the environment's Python: what starts first is only in the way
+    return [sys.executable, "-IS", __file__, name, ",".join(rules), "--"]
 
 
 def program(number: int, rules: list[str]) -> bytes:

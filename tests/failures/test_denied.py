@@ -42,8 +42,15 @@ PAIRS = [
 ]
 
 
-@pytest.mark.parametrize("name", ["ENOSYS", "EPERM"])
-@pytest.mark.parametrize("kinds", PAIRS, ids="-".join)
+@pytest.mark.parametrize(
+    ("kinds", "name"),
+    [
+        *((pair, "ENOSYS") for pair in PAIRS),
+        # what another sandbox says, to each mover that is denied
+        *((pair, "EPERM") for pair in PAIRS[:3] + PAIRS[5:7]),
+    ],
+    ids=lambda value: value if isinstance(value, str) else "-".join(value),
+)
 def test_every_pair_without_them(kinds: tuple[str, str], name: str, tmp_path: Path) -> None:
     allowed()
     with Peer(tmp_path, pattern(SIZE)) as source:
@@ -58,14 +65,13 @@ def test_every_pair_without_them(kinds: tuple[str, str], name: str, tmp_path: Pa
     assert sum(done.record("hop")["bytes_by_mover"].values()) == len(source.data)
 
 
-@pytest.mark.parametrize("name", ["ENOSYS", "EPERM"])
 @pytest.mark.parametrize(
-    ("mover", "call", "kinds"),
+    ("mover", "call", "kinds", "name"),
     [
-        ("splice", "splice", ("source", "sink")),
-        ("splice", "splice", ("exec:cat source", "-")),
-        ("sendfile", "sendfile", ("source", "-")),
-        ("copy_range", "copy_file_range", ("source", "sink")),
+        ("splice", "splice", ("source", "sink"), "ENOSYS"),
+        ("splice", "splice", ("exec:cat source", "-"), "EPERM"),
+        ("sendfile", "sendfile", ("source", "-"), "ENOSYS"),
+        ("copy_range", "copy_file_range", ("source", "sink"), "EPERM"),
     ],
 )
 def test_who_asks_for_one_of_them_is_told(

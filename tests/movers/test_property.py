@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 BULK = content(1 << 20, 11)
 QUICK = settings(
-    max_examples=40,
+    max_examples=25,
     deadline=None,
     suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
 )

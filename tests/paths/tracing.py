@@ -17,13 +17,13 @@ if TYPE_CHECKING:
     from pathlib import Path
     from typing import Any
 
-# every call that a mover may claim, and what tells a child process from a thread
+# Every call that a mover may claim. Not `read`, which none does: Python makes hundreds of them
+# while it starts, and each one that is traced costs as much as a small copy.
 MOVING = (
     "splice",
     "sendfile",
     "copy_file_range",
     "ioctl",
-    "read",
     "readv",
     "recvfrom",
     "preadv",

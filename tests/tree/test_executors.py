@@ -187,7 +187,11 @@ def test_what_is_no_executor_is_refused(
     monkeypatch.syspath_prepend(tmp_path)
     with pytest.raises(UsageError, match=r"^--executor "):
         copy_tree(str(tmp_path / "s"), str(tmp_path / "d"), executor=name)
-    assert sorted(set(os.listdir(tmp_path)) - {"__pycache__"}) == ["broken_at_import.py", "no_python.py", "s"]
+    assert sorted(set(os.listdir(tmp_path)) - {"__pycache__"}) == [
+        "broken_at_import.py",
+        "no_python.py",
+        "s",
+    ]
 
 
 @pytest.mark.parametrize("name", ["nosuch", ".x:y", "n\nl:x"])

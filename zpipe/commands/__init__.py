@@ -10,4 +10,7 @@ COMMANDS = {
     "cp": "Move one source to one sink, or to several; copy files and trees.",
     "cat": "Write sources one after the other to standard output, and measure.",
     "tee": "Copy standard input to standard output and to every output.",
+    "proxy": "Listen, relay connections to upstreams, and mirror what goes through.",
+    "status": "Show how the proxies of this user do, or one by its --metrics address.",
+    "replay": "Play captured connections back to an upstream, and compare the answers.",
 }

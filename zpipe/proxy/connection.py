@@ -1,0 +1,463 @@
+"""One connection from its accept to its end: what it opens with, where it goes, why it ended.
+
+Everything that happens once per connection is here; what happens once per message is in `relay`.
+No socket is made within a batch of events (see `loop`): a connection begins, and tries another
+upstream, after it.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import socket
+import struct
+from time import time
+
+from zpipe.errors import reason
+from zpipe.proxy.counters import Access
+from zpipe.proxy.relay import IN, ODD, OUT, WATCHED, Side
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any
+
+    from zpipe.proxy.capture import Recorder, Tape
+    from zpipe.proxy.header import ProxyHeader
+    from zpipe.proxy.listening import Listener
+    from zpipe.proxy.mirror import MirrorTap
+    from zpipe.proxy.service import Service
+    from zpipe.proxy.upstreams import Balancer, Target
+
+_make_socket = socket.SocketType
+_STREAM = socket.SOCK_STREAM | socket.SOCK_NONBLOCK | socket.SOCK_CLOEXEC
+_RESET = struct.pack("ii", 1, 0)  # SO_LINGER: close sends RST, and drops what was not sent
+_PEEKED = 17 << 10  # a PROXY header, or a ClientHello of the longest record
+_BROKEN = (errno.ECONNRESET, errno.EPIPE)
+_RETRY_FULL = 0.02  # a UNIX listener whose backlog is full says so at once, and never again
+_DROPPED = 1 << 20
+
+
+class Connection:
+    """A client, and the upstream that it was given."""
+
+    __slots__ = (
+        "_balancer",
+        "_began",
+        "_ended",
+        "_full_since",
+        "_header",
+        "_idle",
+        "_listener",
+        "_peer",
+        "_source",
+        "_started",
+        "_tape",
+        "_took",
+        "_tried",
+        "admitted",
+        "client",
+        "mirrors",
+        "moved_before",
+        "name",
+        "problem",
+        "server",
+        "service",
+        "target",
+    )
+
+    def __init__(self, service: Service, listener: Listener, sock: socket.SocketType, peer: Any):
+        self.service = service
+        self.client = Side(sock, self, service.shared)
+        self.server: Side | None = None
+        self.admitted: str | None = None  # the source that it counts for
+        self.mirrors: tuple[MirrorTap, ...] = ()
+        self.moved_before = self._idle = 0
+        self.name = ""
+        self._listener = listener
+        self._peer = peer  # as accept gave it: made into text only when it is told
+        self._source: Any = None  # by a PROXY header
+        self._header: ProxyHeader | None = None
+        self._tape: Tape | None = None
+        self.target: Target | None = None
+        self._tried: tuple[Target, ...] = ()
+        self._balancer: Balancer = service.balancer
+        self._began = time()
+        self._started = service.loop.now
+        self._took: float | None = None
+        self._full_since = 0.0
+        self.problem = "no upstream"
+        self._ended = False
+
+    @property
+    def is_open(self) -> bool:
+        """Tell whether it has not ended yet."""
+        return not self._ended
+
+    # What it opens with
+
+    def begin(self) -> None:
+        """Look at what the client opens with, if that is wanted; else connect."""
+        if self.service.peeks:
+            self.service.opening.add(self)
+            self.service.loop.watch(self.client.fd, WATCHED, self._peek)
+        else:
+            self.connect()
+
+    def _peek(self, event: int) -> None:
+        """Judge the first bytes without taking them; come again when there are more."""
+        try:
+            data = self.client.sock.recv(_PEEKED, socket.MSG_PEEK)
+        except BlockingIOError:
+            return
+        except OSError as error:
+            self.broken(self.client, error)
+            return
+        if not data:
+            self.close("client-left")
+            return
+        final = bool(event & ODD) or len(data) == _PEEKED
+        if self.service.takes_header and self._header is None:
+            length = self._take_header(data, final=final)
+            if length is None:
+                return
+            data = data[length:]
+        if self.service.routes and not self._take_name(data, final=final):
+            return
+        self.service.opening.discard(self)
+        # the upstream's socket must not get a number that an event of this batch is still about
+        self.service.loop.after(self.connect)
+
+    def _take_header(self, data: bytes, *, final: bool) -> int | None:
+        """Take the PROXY header off the stream. Returns: its length; None: not yet, or closed."""
+        from zpipe.proxy import header
+
+        service = self.service
+        wanted = service.settings.header.accept
+        trusted = service.trusts(self.address())
+        if wanted == "optional":
+            starts = header.starts(data) if trusted else False
+            if starts is None and not final:
+                return None
+            if not starts:
+                return self._no_header()
+        try:
+            if not trusted:
+                raise header.Malformed("from an address that is not trusted")
+            found = header.parse(data)
+        except header.Incomplete:
+            if final:
+                self.close("bad-header", reset=True)
+            return None
+        except header.Malformed:
+            self.close("bad-header", reset=True)
+            return None
+        self.client.sock.recv(found.length)
+        self._header = found
+        if not found.local and found.source is not None:
+            self._source = found.source
+        return found.length if self._admit() else None
+
+    def _no_header(self) -> int | None:
+        from zpipe.proxy.header import ProxyHeader
+
+        self._header = ProxyHeader(
+            version=1,
+            local=True,
+            family="unspec",
+            source=None,
+            destination=None,
+            tlvs=b"",
+            length=0,
+        )
+        return 0 if self._admit() else None
+
+    def _take_name(self, data: bytes, *, final: bool) -> bool:
+        """Find the upstreams for the name in a ClientHello. Returns: whether one is known."""
+        from zpipe.proxy import hello
+
+        try:
+            self.name = hello.server_name(data) or ""
+        except hello.Incomplete:
+            if not final:
+                return False
+        except hello.NotTls:
+            pass
+        balancer = self.service.route(self.name)
+        if balancer is None:
+            self.close("no-route", reset=True)
+            return False
+        self._balancer = balancer
+        return True
+
+    def _admit(self) -> bool:
+        """Ask whether the source that the header names is welcome."""
+        refusal = self.service.refusal(self, self.address())
+        if refusal is not None:
+            self.service.counters.refused[refusal] += 1
+            self.refuse()
+            self.service.gone(self, None)
+        return refusal is None
+
+    def refuse(self) -> None:
+        """Turn the client away, before anything was done for it."""
+        self._ended = True
+        self._drop(self.client, reset=True)
+
+    # Where it goes
+
+    def address(self) -> str:
+        """Return the client's address without a port; empty for a UNIX client."""
+        source = self._source or self._peer
+        # a client of a dual-stack listener is one of IPv4 all the same
+        return source[0].removeprefix("::ffff:") if isinstance(source, tuple) else ""
+
+    def peer(self) -> str:
+        """Return the client's address for people."""
+        source = self._source or self._peer
+        if not isinstance(source, tuple):
+            return source if isinstance(source, str) and source else "unix"
+        host = self.address()
+        return f"[{host}]:{source[1]}" if ":" in host else f"{host}:{source[1]}"
+
+    def connect(self) -> None:
+        """Try the next upstream; the client is closed when there is none."""
+        if self._ended:
+            return
+        service = self.service
+        while len(self._tried) <= service.settings.retries:
+            target = self._balancer.choose(self.address(), service.loop.now, self._tried)
+            if target is None:
+                break
+            family, address = target.address()
+            try:
+                sock = _make_socket(family, _STREAM)
+            except OSError as error:
+                self.problem = reason(error)
+                self.close("no-upstream", reset=True)
+                return
+            if family != socket.AF_UNIX:
+                sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+                sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+            # an urgent byte stays in its place in the stream, instead of being lost beside it
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_OOBINLINE, 1)
+            try:
+                code = sock.connect_ex(address)
+            except OSError as error:  # a name of a UNIX socket that is too long
+                code = error.errno or errno.EINVAL
+            if code == errno.EAGAIN and self._may_wait(target):
+                sock.close()
+                service.loop.later(_RETRY_FULL, self.connect)
+                return
+            if code and code != errno.EINPROGRESS:
+                sock.close()
+                self.problem = os.strerror(code)
+                self._no_answer(target)
+                continue
+            self.target = target
+            target.active += 1
+            self.server = server = Side(sock, self, service.shared)
+            server.paced = target.no_pacing
+            server.peer = self.client
+            self.client.peer = server
+            try:
+                service.loop.watch(server.fd, WATCHED | OUT, self._connecting)
+            except OSError:
+                self.close("no-upstream", reset=True)
+                return
+            service.connecting.add(self)
+            return
+        self.close("no-upstream", reset=True)
+
+    def _may_wait(self, target: Target) -> bool:
+        now = self.service.loop.now
+        self._full_since = self._full_since or now
+        return now - self._full_since < self.service.settings.timeouts.connect
+
+    def _no_answer(self, target: Target) -> None:
+        target.failed(self.service.loop.now)
+        self._tried += (target,)
+        if len(self._tried) <= self.service.settings.retries:
+            self.service.counters.retried += 1
+
+    def connect_failed(self, code: int = errno.ETIMEDOUT) -> None:
+        """Give up the upstream that is being connected to, and try another one after the batch."""
+        self.problem = os.strerror(code)
+        server, target = self.server, self.target
+        assert server is not None and target is not None
+        self.service.connecting.discard(self)
+        server.close()
+        self.server = None
+        target.active -= 1
+        self.target = None
+        self._no_answer(target)
+        self.service.loop.after(self.connect)
+
+    def _connecting(self, event: int) -> None:
+        server, target = self.server, self.target
+        if server is None or target is None or self._ended:
+            return
+        if event & ODD:
+            code = server.sock.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
+            if code:
+                self.connect_failed(code)
+                return
+        if not event & OUT:
+            return
+        service = self.service
+        service.connecting.discard(self)
+        service.loop.handle(server.fd, server.ready)
+        if server.sock.family == socket.AF_UNIX:
+            # the room of a UNIX socket is told of with every read of its peer
+            service.loop.change(server.fd, WATCHED)
+        else:
+            server.out = True
+        target.succeeded()
+        target.connections += 1
+        self._took = service.loop.now - self._started
+        client = self.client
+        service.loop.handle(client.fd, client.ready)
+        if service.burdens:
+            service.burden(self)
+        client.requicken()
+        if service.settings.header.send != "no":
+            self._send_header()
+            if self._ended:
+                return
+        client.readable = True
+        if service.peeks:
+            client.pull()
+        else:
+            client.pull(probe=False)  # what is left unread is told of by the watch
+            if self._ended:
+                return
+            try:
+                service.loop.watch(client.fd, WATCHED, client.ready)
+            except OSError as error:
+                self.broken(client, error)
+                return
+        if not self._ended and event & (IN | ODD):
+            server.ready(event)
+
+    def _send_header(self) -> None:
+        """Tell the upstream who the client is, before anything else."""
+        from zpipe.proxy.header import build
+
+        header = self._header
+        tlvs = header.tlvs if header is not None else b""
+        destination: Any
+        if header is not None and self._source is not None:
+            destination = header.destination
+        else:
+            destination = self.client.sock.getsockname()
+        source = self._source or self._peer
+        pair = [
+            (end[0].removeprefix("::ffff:"), end[1]) if isinstance(end, tuple) else end or None
+            for end in (source, destination)
+        ]
+        version = self.service.settings.header.send
+        assert version != "no"
+        self.client.give(build(version, pair[0], pair[1], tlvs))
+
+    def record(self, recorder: Recorder) -> Tape:
+        """Begin a tape of this connection."""
+        self._tape = recorder.connection(self._began, self.peer(), self._listener.address)
+        return self._tape
+
+    # How it ends
+
+    def ended(self) -> None:
+        server = self.server
+        if server is None or self._ended:
+            return
+        if self.client.finished and server.finished:
+            self.close("closed")
+        else:
+            self.service.half_closed.add(self)
+
+    def broken(self, side: Side, error: OSError) -> None:
+        if self._ended:
+            return
+        who = "client" if side is self.client else "upstream"
+        how = "reset" if error.errno in _BROKEN else "error"
+        # A side that had ended its output already was reset by what it did not want to read any
+        # more; what it had said before must still reach the other one.
+        self.close(f"{who}-{how}", reset=not side.input_ended)
+
+    def moved(self) -> int:
+        """Return the bytes that have passed in both directions."""
+        return self.client.count + (self.server.count if self.server is not None else 0)
+
+    def is_idle(self, periods: int) -> bool:
+        """Tell whether nothing has moved for so many calls in a row."""
+        moved = self.moved()
+        self._idle = self._idle + 1 if moved == self.moved_before else 0
+        self.moved_before = moved
+        return self._idle >= periods
+
+    def close(self, why: str, *, reset: bool = False) -> None:
+        """End it; with `reset`, both sides learn that it was broken off."""
+        if self._ended:
+            return
+        self._ended = True
+        service, client, server, target = self.service, self.client, self.server, self.target
+        for side in (client, server):
+            if side is not None and not side.finished:
+                for tap in side.taps:
+                    tap.end()
+        lost = self._drop(client, reset=reset)
+        if server is not None:
+            lost += self._drop(server, reset=reset)
+        service.counters.lost += lost
+        if target is not None:
+            target.active -= 1
+            target.sent += client.count
+            target.received += server.count if server is not None else 0
+        if self._tape is not None:
+            self._tape.end(target.name if target is not None else None, why)
+        service.gone(self, why)
+
+    def _drop(self, side: Side, *, reset: bool) -> int:
+        sock = side.sock
+        try:
+            if reset:
+                sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RESET)
+            elif not side.input_ended:
+                # closed over unread input a socket sends RST, which destroys what it has sent
+                _read_away(side.fd)
+        except OSError:
+            pass
+        return side.close()
+
+    def access(self, why: str) -> Access:
+        """Return what the access log tells."""
+        client, server = self.client, self.server
+        down = server.count if server is not None else 0
+        spliced = client.spliced + (server.spliced if server is not None else 0)
+        copied = client.count + down > spliced
+        mover = "copy+splice" if spliced and copied else "splice" if spliced else "copy"
+        return Access(
+            began=self._began,
+            peer=self.peer(),
+            listener=self._listener.address,
+            upstream=self.target.name if self.target is not None else None,
+            up=client.count,
+            down=down,
+            connect=self._took,
+            lasted=self.service.loop.now - self._started,
+            mover=mover,
+            reason=why,
+            mirror=",".join(tap.outcome for tap in self.mirrors),
+            name=self.name,
+        )
+
+    @property
+    def spliced(self) -> int:
+        """Return the bytes of both directions that went by splice."""
+        return self.client.spliced + (self.server.spliced if self.server is not None else 0)
+
+
+def _read_away(fd: int) -> None:
+    buffer = bytearray(64 << 10)
+    for _ in range(_DROPPED // len(buffer)):
+        if not os.readv(fd, [buffer]):
+            return

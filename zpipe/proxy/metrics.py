@@ -1,0 +1,412 @@
+"""Prometheus text, `/healthz` and `/status` over HTTP, in threads of their own.
+
+Everything is made of one snapshot for each request; nothing is counted here. The sets of labels
+are bounded by the tables of reasons and by the settings. A request has one deadline for all of it,
+and few are served at a time: whoever sends or reads slowly takes nothing from the proxy, and is
+cut off.
+"""
+
+from __future__ import annotations
+
+import os
+import select
+import socket
+import threading
+from time import monotonic
+
+from zpipe import __version__
+from zpipe.proxy.counters import REASONS, REFUSALS
+from zpipe.proxy.listening import open_listeners
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable
+    from typing import Any
+
+    from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
+
+    from zpipe.proxy.counters import Snapshot
+    from zpipe.proxy.settings import Address
+
+    _Value = tuple[tuple[str, ...], float]  # of the labels
+    _Group = tuple[str, list[dict[str, Any]]]  # a name, and what is called so
+    _Family = CounterMetricFamily | GaugeMetricFamily
+
+_THREADS = 4
+_PATIENCE = 5.0  # seconds for a request and its answer
+_PAUSE = 0.2  # seconds before the next try, where nothing can be accepted
+_PARTING = 0.5  # seconds that the other side has to close, and that a request has at the end
+_HEAD = 16 << 10  # bytes of a request
+_TEXT, _JSON = "text/plain; charset=utf-8", "application/json"
+_PHRASES = {
+    200: "OK",
+    400: "Bad Request",
+    404: "Not Found",
+    405: "Method Not Allowed",
+    500: "Internal Server Error",
+    503: "Service Unavailable",
+}
+
+
+class MetricsServer:
+    """Serves what `snapshot` returns, which is called by threads other than the loop's.
+
+    It serves as soon as it is made, from a thread: fork before, give up rights after. `port` is 0
+    for a UNIX address.
+
+    Raises: UsageError  `ADDRESS: listen: REASON`.
+    """
+
+    def __init__(self, address: Address, snapshot: Callable[[], Snapshot]):
+        from prometheus_client.exposition import choose_encoder
+        from prometheus_client.registry import CollectorRegistry
+
+        self._snapshot = snapshot
+        self._choose_encoder = choose_encoder
+        self._registry = CollectorRegistry(auto_describe=False)
+        self._registry.register(_Collector(snapshot))
+        (self._listeners,) = open_listeners((address,))
+        first = self._listeners[0].socket
+        self.port: int = 0 if first.family == socket.AF_UNIX else first.getsockname()[1]
+        self._ending = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
+        self._free = threading.BoundedSemaphore(_THREADS)
+        self._thread = threading.Thread(target=self._serve, name="metrics", daemon=True)
+        self._thread.start()
+
+    def close(self) -> None:
+        """Listen no more; requests under way have a moment, and then end with the process."""
+        if self._ending < 0:
+            return
+        os.eventfd_write(self._ending, 1)
+        self._thread.join(_PATIENCE)
+        end = monotonic() + _PARTING
+        for _ in range(_THREADS):
+            self._free.acquire(timeout=max(0.0, end - monotonic()))
+        for listener in self._listeners:
+            listener.close()
+        os.close(self._ending)
+        self._ending = -1
+
+    def _serve(self) -> None:
+        poll = select.poll()
+        poll.register(self._ending, select.POLLIN)
+        by_fd = {listener.socket.fileno(): listener.socket for listener in self._listeners}
+        for fd in by_fd:
+            poll.register(fd, select.POLLIN)
+        while True:
+            ready = dict(poll.poll())
+            if self._ending in ready:
+                return
+            for fd in ready:
+                self._accept(by_fd[fd])
+
+    def _accept(self, listener: socket.socket) -> None:
+        # the backlog holds whoever comes while all are busy: one of them will be free in time
+        if not self._free.acquire(timeout=_PAUSE):
+            return
+        try:
+            client, _ = listener.accept()
+        except OSError:
+            # it has left; or there are no fds (EMFILE), and then the listener stays ready
+            self._free.release()
+            self._pause()
+            return
+        try:
+            threading.Thread(target=self._one, args=(client,), daemon=True).start()
+        except RuntimeError:  # no threads are to be had
+            client.close()
+            self._free.release()
+            self._pause()
+
+    def _pause(self) -> None:
+        """Wait a little, or until the end."""
+        poll = select.poll()
+        poll.register(self._ending, select.POLLIN)
+        poll.poll(_PAUSE * 1000)
+
+    def _one(self, client: socket.socket) -> None:
+        """Serve one request, and close."""
+        end = monotonic() + _PATIENCE
+        try:
+            with client:
+                head = _head(client, end)
+                if head is None:
+                    return
+                _send(client, self._answer(head), end)
+                # what is still unread would turn the close into a reset, and lose the answer
+                client.shutdown(socket.SHUT_WR)
+                _discard(client, min(end, monotonic() + _PARTING))
+        except OSError:
+            pass  # too slow, or gone
+        finally:
+            self._free.release()
+
+    def _answer(self, head: bytes) -> bytes:
+        """Return the answer to a request."""
+        lines = head.decode("latin-1").split("\r\n")
+        words = lines[0].split(" ")
+        if len(words) != 3 or not words[2].startswith("HTTP/1."):
+            return _response(400, _TEXT, b"not a request\n")
+        method, target, _ = words
+        if method not in ("GET", "HEAD"):
+            return _response(405, _TEXT, b"GET or HEAD\n", "Allow: GET, HEAD\r\n")
+        try:
+            status, kind, body = self._page(target.partition("?")[0], _accepted(lines))
+        except Exception as error:  # whatever it is, the proxy goes on
+            text = f"{type(error).__name__}: {error}\n"
+            status, kind, body = 500, _TEXT, text.encode(errors="replace")
+        answer = _response(status, kind, body)
+        return answer if method == "GET" else answer[: len(answer) - len(body)]
+
+    def _page(self, path: str, accepted: str) -> tuple[int, str, bytes]:
+        if path == "/metrics":
+            encoder, kind = self._choose_encoder(accepted)
+            return 200, kind, encoder(self._registry)
+        if path == "/healthz":
+            problem = unhealthy(self._snapshot())
+            return 503 if problem else 200, _TEXT, f"{problem or 'ok'}\n".encode()
+        if path == "/status":
+            import json
+
+            return 200, _JSON, json.dumps(self._snapshot()).encode() + b"\n"
+        return 404, _TEXT, b"/metrics, /healthz and /status are here\n"
+
+
+def unhealthy(snapshot: Snapshot) -> str | None:
+    """Return why new clients should go elsewhere; None: they are served."""
+    if snapshot["state"] != "running":
+        return str(snapshot["state"])
+    upstreams = snapshot["upstreams"]
+    if upstreams and not any(each["state"] == "up" for each in upstreams):
+        return "no upstream is up"
+    return None
+
+
+class _Collector:
+    """Makes the families of one snapshot."""
+
+    def __init__(self, snapshot: Callable[[], Snapshot]):
+        self._snapshot = snapshot
+
+    def collect(self) -> Iterable[Metric]:
+        return families(self._snapshot())
+
+
+def families(snapshot: Snapshot) -> list[Metric]:
+    """Return a snapshot as families of metrics."""
+    connections, moved = snapshot["connections"], snapshot["bytes"]
+    upstreams, mirrors = _by_name(snapshot["upstreams"]), _by_name(snapshot["mirrors"])
+    version = ((__version__, snapshot["name"]), 1)
+    return [
+        _gauge("info", "Always 1; version and name of the proxy.", [version], "version", "name"),
+        _gauge("start_time_seconds", "Start, since the epoch.", _plain(snapshot["started"])),
+        _gauge("draining", "1 while the proxy ends.", _plain(snapshot["state"] != "running")),
+        _gauge("workers", "Processes that serve.", _plain(snapshot["workers"])),
+        _gauge("connections_active", "Open connections.", _plain(connections["active"])),
+        _gauge("connections_max", "Connections at most.", _plain(connections.get("max"))),
+        _counter("connections_accepted", "Clients that came.", _plain(connections["accepted"])),
+        _counter(
+            "connections_closed",
+            "Connections that have ended, by reason.",
+            _by_reason(connections["closed"], REASONS),
+            "reason",
+        ),
+        _counter(
+            "connections_refused",
+            "Clients that were not served, by reason.",
+            _by_reason(connections["refused"], REFUSALS),
+            "reason",
+        ),
+        _counter(
+            "connect_retries",
+            "Connects that failed and were tried elsewhere.",
+            _plain(snapshot["retried"]),
+        ),
+        _counter(
+            "bytes",
+            "Delivered bytes, up to upstreams and down to clients.",
+            [((way,), moved[way]) for way in ("up", "down")],
+            "direction",
+        ),
+        _counter("spliced_bytes", "Delivered bytes that splice moved.", _plain(moved["spliced"])),
+        _counter("lost_bytes", "Bytes read and not delivered.", _plain(moved["lost"])),
+        _gauge(
+            "upstream_up",
+            "1 while connections go to it.",
+            [((name,), any(each["state"] == "up" for each in same)) for name, same in upstreams],
+            "upstream",
+        ),
+        _gauge("upstream_weight", "Its share.", _sums(upstreams, "weight"), "upstream"),
+        _gauge(
+            "upstream_connections_active",
+            "Open connections to it.",
+            _sums(upstreams, "active"),
+            "upstream",
+        ),
+        _counter(
+            "upstream_connections",
+            "Connections that it got.",
+            _sums(upstreams, "connections"),
+            "upstream",
+        ),
+        _counter(
+            "upstream_failures",
+            "Connects and checks that failed.",
+            _sums(upstreams, "failures"),
+            "upstream",
+        ),
+        _counter(
+            "upstream_bytes",
+            "Delivered bytes, up to it and down from it.",
+            [
+                ((*name, way), count)
+                for way in ("up", "down")
+                for name, count in _sums(upstreams, way)
+            ],
+            "upstream",
+            "direction",
+        ),
+        _gauge(
+            "mirror_connections_active",
+            "Connections that are mirrored to it.",
+            _sums(mirrors, "active"),
+            "mirror",
+        ),
+        _counter(
+            "mirror_connections",
+            "Connections that were mirrored to it.",
+            _sums(mirrors, "connections"),
+            "mirror",
+        ),
+        _counter("mirror_bytes", "Bytes that it took.", _sums(mirrors, "bytes"), "mirror"),
+        _counter(
+            "mirror_missed_bytes", "Bytes that it did not get.", _sums(mirrors, "missed"), "mirror"
+        ),
+        _counter(
+            "mirror_given_up",
+            "Connections that it was dropped from, by reason.",
+            _given_up(mirrors),
+            "mirror",
+            "reason",
+        ),
+        *_of_capture(snapshot.get("capture")),
+        _gauge(
+            "pipes",
+            "Pipes, lent to connections or kept for them.",
+            [((state,), count) for state, count in snapshot["pipes"].items()],
+            "state",
+        ),
+    ]
+
+
+def _of_capture(capture: dict[str, int] | None) -> list[Metric]:
+    if capture is None:
+        return []
+    return [
+        _counter("capture_connections", "Connections recorded.", _plain(capture["connections"])),
+        _counter("capture_bytes", "Bytes recorded.", _plain(capture["bytes"])),
+        _counter("capture_missed_bytes", "Bytes not recorded.", _plain(capture["missed"])),
+    ]
+
+
+def _gauge(name: str, text: str, values: list[_Value], *labels: str) -> Metric:
+    from prometheus_client.core import GaugeMetricFamily
+
+    return _filled(GaugeMetricFamily(f"zpipe_proxy_{name}", text, labels=labels), values)
+
+
+def _counter(name: str, text: str, values: list[_Value], *labels: str) -> Metric:
+    from prometheus_client.core import CounterMetricFamily  # which adds `_total`
+
+    return _filled(CounterMetricFamily(f"zpipe_proxy_{name}", text, labels=labels), values)
+
+
+def _filled(family: _Family, values: list[_Value]) -> Metric:
+    for words, value in values:
+        family.add_metric(words, value)
+    return family
+
+
+def _by_reason(counts: dict[str, int], known: Iterable[str]) -> list[_Value]:
+    """Return every reason there is, also where it never happened: a rate needs the zero."""
+    return [((why,), counts.get(why, 0)) for why in known]
+
+
+def _plain(value: float | None) -> list[_Value]:
+    """Return the one value of a family without labels; none where it is not known."""
+    return [] if value is None else [((), value)]
+
+
+def _sums(groups: list[_Group], key: str) -> list[_Value]:
+    return [((name,), sum(each[key] for each in same)) for name, same in groups]
+
+
+def _given_up(mirrors: list[_Group]) -> list[_Value]:
+    counts: dict[tuple[str, ...], float] = {}
+    for name, same in mirrors:
+        for each in same:
+            for why, count in each["given_up"].items():
+                counts[name, why] = counts.get((name, why), 0) + count
+    return list(counts.items())
+
+
+def _by_name(entries: list[dict[str, Any]]) -> list[_Group]:
+    """Group what has the same name, as two routes to one upstream: no label may come twice."""
+    groups: dict[str, list[dict[str, Any]]] = {}
+    for each in entries:
+        groups.setdefault(each["name"], []).append(each)
+    return list(groups.items())
+
+
+def _response(status: int, kind: str, body: bytes, more: str = "") -> bytes:
+    head = (
+        f"HTTP/1.1 {status} {_PHRASES[status]}\r\nContent-Type: {kind}\r\n"
+        f"Content-Length: {len(body)}\r\nCache-Control: no-store\r\n{more}Connection: close\r\n\r\n"
+    )
+    return head.encode("latin-1") + body
+
+
+def _accepted(lines: list[str]) -> str:
+    """Return the formats that the other side takes."""
+    for line in lines[1:]:
+        name, _, value = line.partition(":")
+        if name.lower() == "accept":
+            return value.strip()
+    return ""
+
+
+def _head(client: socket.socket, end: float) -> bytes | None:
+    """Return the head of a request; None: it has no end, or not in time."""
+    head = b""
+    while b"\r\n\r\n" not in head:
+        if len(head) > _HEAD:
+            return None
+        client.settimeout(_rest(end))
+        part = client.recv(_HEAD)
+        if not part:
+            return None
+        head += part
+    return head.partition(b"\r\n\r\n")[0]
+
+
+def _send(client: socket.socket, answer: bytes, end: float) -> None:
+    rest = memoryview(answer)
+    while rest:
+        client.settimeout(_rest(end))
+        rest = rest[client.send(rest) :]
+
+
+def _discard(client: socket.socket, end: float) -> None:
+    """Read to the end, within a bound."""
+    for _ in range(16):
+        client.settimeout(_rest(end))
+        if not client.recv(1 << 16):
+            return
+
+
+def _rest(end: float) -> float:
+    """Return the seconds that are left. Raises: TimeoutError  none are."""
+    rest = end - monotonic()
+    if rest <= 0:
+        raise TimeoutError
+    return rest

@@ -1,0 +1,470 @@
+"""A copy of what passes, for a server that must not be able to hurt anybody.
+
+A tap takes what one side of a connection has read, queues it, and sends it on as its own socket
+has room. The primary has its bytes first; a mirror that is not there, slow or stuck is given up
+once its queue is full, unless it may spill to a file, or is allowed to hold the primary up
+(`block`). What the mirror answers is read and dropped.
+
+Events are taken as hints only: a socket that is made within a batch may get one that was meant for
+another of the same number.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import resource
+import socket
+from collections import Counter, OrderedDict, deque
+
+from zpipe.engine.spill import Spill, default_folder
+from zpipe.proxy.relay import OUT, WATCHED
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from zpipe.kernel.pipes import Pipe
+    from zpipe.proxy.loop import Loop
+    from zpipe.proxy.pool import Pool
+    from zpipe.proxy.relay import Side
+    from zpipe.proxy.settings import Mirror
+    from zpipe.proxy.upstreams import Target
+
+_STREAM = socket.SOCK_STREAM | socket.SOCK_NONBLOCK | socket.SOCK_CLOEXEC
+_PIPES = 8  # that one tap may hold; a pipe may be full with little in it
+_CHUNK = 64 << 10  # small messages that wait are put together
+_LINGER = (
+    5.0  # seconds without progress for the mirror to read the rest, once the primary has ended
+)
+_LINGERING = 1024  # taps of a mirror whose primary has ended: they must not use up the fds
+_DROP = 64 << 10
+_ENDED = "ok"
+_NOT_THERE = ("refused", "timeout", "unreachable")
+
+
+class MirrorService:
+    """One mirror of one proxy, and what is counted of it."""
+
+    def __init__(self, mirror: Mirror, target: Target, loop: Loop, pool: Pool, connect: float):
+        self.mirror = mirror
+        self.target = target
+        self.loop = loop
+        self.pool = pool
+        self.connect_timeout = connect
+        self.active = 0
+        self.connections = 0
+        self.bytes = 0
+        self.missed = 0
+        self.given_up: Counter[str] = Counter()
+        fds, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+        unbounded = fds == resource.RLIM_INFINITY
+        self._most_lingering = _LINGERING if unbounded else max(4, min(_LINGERING, fds // 16))
+        self._lingering: OrderedDict[MirrorTap, None] = OrderedDict()
+        self.empty: Callable[[], None] | None = None  # called when the last tap has gone
+
+    def tap(self, side: Side) -> MirrorTap:
+        """Begin a copy of what this side reads; the tap may have been given up already."""
+        return MirrorTap(self, side)
+
+    def linger(self, tap: MirrorTap) -> None:
+        """Let a tap send what it has although its primary has ended, unless there are too many."""
+        self._lingering[tap] = None
+        if len(self._lingering) > self._most_lingering:
+            next(iter(self._lingering)).too_late(at_once=True)
+
+    def gone(self, tap: MirrorTap) -> None:
+        """Forget a tap."""
+        self.active -= 1
+        self._lingering.pop(tap, None)
+        if self.empty is not None and not self.active:
+            self.empty()
+
+
+class MirrorTap:
+    """The copy of one direction of one connection."""
+
+    __slots__ = (
+        "_closed",
+        "_ending",
+        "_fd",
+        "_left",
+        "_pipes",
+        "_queue",
+        "_queued",
+        "_service",
+        "_side",
+        "_sock",
+        "_spill",
+        "_timer",
+        "outcome",
+        "waits",
+    )
+
+    def __init__(self, service: MirrorService, side: Side):
+        self._service = service
+        self._side: Side | None = side
+        self._queue: deque[bytearray | tuple[Pipe, int]] = deque()
+        self._queued = self._pipes = self._left = 0
+        self._spill: Spill | None = None
+        self._ending = self._closed = False
+        self._sock: socket.SocketType | None = None
+        self._fd = -1
+        self.waits = False
+        self.outcome = _ENDED
+        service.connections += 1
+        service.active += 1
+        try:
+            family, address = service.target.address()
+            self._sock = sock = socket.SocketType(family, _STREAM)
+            self._fd = sock.fileno()
+            if family != socket.AF_UNIX:
+                sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+                if service.target.no_pacing:
+                    sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_CONGESTION, b"reno")
+            code = sock.connect_ex(address)
+            if code not in (0, errno.EINPROGRESS):
+                raise OSError(code, os.strerror(code))
+            service.loop.watch(self._fd, WATCHED | OUT, self._ready)
+        except OSError as error:
+            self._timer = None
+            why = _why(error)
+            if why in _NOT_THERE:
+                service.target.failed(service.loop.now)
+            self._give_up(why)
+            return
+        self._timer = service.loop.later(service.connect_timeout, self._not_connected)
+
+    @property
+    def given_up(self) -> bool:
+        """Tell whether it gets nothing any more."""
+        return self._closed
+
+    # From the side
+
+    def data(self, data: bytes) -> None:
+        """Take a small message."""
+        if self._fd < 0:
+            return
+        if self._spill is not None:
+            self._store_bytes(data)
+            return
+        self._append(data)
+        self._bound()
+
+    def pipe(self, pipe: Pipe, count: int) -> None:
+        """Take a pipe with so many bytes."""
+        if self._fd < 0:
+            self._service.pool.discard(pipe)
+            return
+        if self._spill is not None:
+            self._store(pipe, count)
+            return
+        if self._pipes < _PIPES:
+            self._queue.append((pipe, count))
+            self._queued += count
+            self._pipes += 1
+        else:
+            self._append(_emptied(pipe, count))
+            self._service.pool.give_back(pipe)
+        self._bound()
+
+    def _append(self, data: bytes) -> None:
+        queue = self._queue
+        last = queue[-1] if queue else None
+        if isinstance(last, bytearray) and len(last) < _CHUNK:
+            last += data
+        else:
+            queue.append(bytearray(data))
+        self._queued += len(data)
+
+    def no_pipe(self, count: int) -> None:
+        """Know that so many bytes have passed, and no pipe was to be had for them."""
+        self._service.missed += count
+        self._give_up("no-pipes")
+
+    def end(self) -> None:
+        """Send what is queued, then the end; the primary waits for neither."""
+        self._side = None
+        if self._fd < 0 or self._ending:
+            return
+        self._ending = True
+        if self._timer is not None:
+            self._timer.cancel()
+        self._left = self._queued
+        self._timer = self._service.loop.later(_LINGER, self.too_late)
+        self._service.linger(self)
+        self._flush()
+
+    # To the mirror
+
+    def _ready(self, event: int) -> None:
+        if self._fd < 0:
+            return
+        if not self._drop_answers():
+            return
+        if event & OUT:
+            self._flush()
+
+    def _drop_answers(self) -> bool:
+        """Read and drop. Returns: whether the mirror is still there."""
+        sock, buffer = self._sock, bytearray(_DROP)
+        assert sock is not None
+        for _ in range(64):
+            try:
+                if not sock.recv_into(buffer):
+                    if self._ending and not self._queued and self._spill is None:
+                        self._close()
+                        return False
+                    return True  # it has no more to say, and may listen all the same
+            except BlockingIOError:
+                return True
+            except OSError as error:
+                if error.errno != errno.ENOTCONN:
+                    self._give_up(_why(error))
+                    return False
+                return True
+        self._service.loop.again(lambda: self._ready(0))
+        return True
+
+    def _flush(self) -> None:
+        """Send what the mirror takes now."""
+        service, queue, sock = self._service, self._queue, self._sock
+        assert sock is not None
+        try:
+            while queue or self._fetch():
+                first = queue[0]
+                if isinstance(first, tuple):
+                    pipe, count = first
+                    sent = os.splice(
+                        pipe.reader,
+                        self._fd,
+                        count,
+                        flags=os.SPLICE_F_MOVE | os.SPLICE_F_NONBLOCK,
+                    )
+                    if sent == count:
+                        queue.popleft()
+                        self._pipes -= 1
+                        service.pool.give_back(pipe)
+                    else:
+                        queue[0] = (pipe, count - sent)
+                else:
+                    sent = sock.send(first)
+                    if sent == len(first):
+                        queue.popleft()
+                    else:
+                        del first[:sent]
+                self._sent(sent)
+        except BlockingIOError:
+            return
+        except OSError as error:
+            if error.errno != errno.ENOTCONN:  # it is being connected
+                self._give_up(_why(error))
+            return
+        if self._ending:
+            try:
+                sock.shutdown(socket.SHUT_WR)
+            except OSError:
+                self._close()
+
+    def _fetch(self) -> bool:
+        """Put what was spilled first into the queue. Returns: whether there was something."""
+        spill = self._spill
+        if spill is None:
+            return False
+        pool = self._service.pool
+        pipe = pool.take()
+        if pipe is None:
+            raise OSError(errno.EMFILE, "")
+        try:
+            count = spill.fetch(pipe.writer)
+        except BaseException:
+            pool.discard(pipe)
+            raise
+        self._queue.append((pipe, count))
+        self._pipes += 1
+        if not spill.size:
+            spill.close()
+            self._spill = None
+        return True
+
+    def _sent(self, count: int) -> None:
+        """Count what has gone; whoever was held up by a full queue goes on."""
+        self._queued -= count
+        self._service.bytes += count
+        if self._timer is not None and not self._ending:
+            self._service.target.succeeded()
+            self._timer.cancel()
+            self._timer = None
+        if self.waits and self._queued <= self._service.mirror.queue // 2:
+            self.waits = False
+            if self._side is not None:
+                self._service.loop.again(self._side.resume)
+
+    # Bounds
+
+    def _bound(self) -> None:
+        """Send, and see that no more waits than may."""
+        self._flush()
+        mirror = self._service.mirror
+        if self._fd < 0 or self._queued <= mirror.queue:
+            return
+        if mirror.when_full == "block":
+            self.waits = True
+        elif mirror.when_full == "spill":
+            try:
+                self._spill = Spill(default_folder(), mirror.spill_max, Counter())
+            except OSError as error:
+                self._give_up(_why(error))
+                return
+            # what came last goes to the file, so that no more than the queue stays in memory
+            last = self._queue.pop()
+            if isinstance(last, tuple):
+                self._pipes -= 1
+                self._queued -= last[1]
+                self._store(*last)
+            else:
+                self._queued -= len(last)
+                self._store_bytes(last)
+        else:
+            self._give_up("full")
+
+    def _store_bytes(self, data: bytes | bytearray) -> None:
+        pool = self._service.pool
+        rest = memoryview(data)
+        while rest and self._spill is not None:
+            pipe = pool.take()
+            if pipe is None:
+                self._service.missed += len(rest)
+                self._give_up("no-pipes")
+                return
+            count = os.write(pipe.writer, rest[: pipe.capacity])
+            rest = rest[count:]
+            self._store(pipe, count)
+
+    def _store(self, pipe: Pipe, count: int) -> None:
+        """Spill what is in a pipe; it was written to page cache when this returns, as a rule."""
+        spill, pool = self._spill, self._service.pool
+        assert spill is not None
+        left = count
+        try:
+            while left and (moved := spill.store(pipe.reader, left)):
+                left -= moved
+        except OSError as error:
+            why = _why(error)
+        else:
+            why = "spill-full"
+        self._queued += count - left
+        if left:
+            pool.discard(pipe)
+            self._service.missed += left
+            self._give_up(why)
+            return
+        pool.give_back(pipe)
+        if not self._queue:
+            self._flush()
+
+    # The end
+
+    def _not_connected(self) -> None:
+        self._timer = None
+        sock = self._sock
+        if sock is None or self._ending:
+            return
+        try:
+            sock.getpeername()
+        except OSError:
+            self._give_up("timeout")
+
+    def too_late(self, *, at_once: bool = False) -> None:
+        """Give up what is queued, unless some of it has gone since this was asked the last time."""
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+        if self._queued:
+            if self._queued < self._left and not at_once:
+                self._left = self._queued
+                self._timer = self._service.loop.later(_LINGER, self.too_late)
+                return
+            self._give_up("timeout")
+        else:
+            self._close()
+
+    def _give_up(self, why: str) -> None:
+        """Let the mirror go; the connection goes on as if there had never been one."""
+        if self.outcome == _ENDED:
+            self.outcome = why
+            self._service.given_up[why] += 1
+            if self._timer is not None and not self._ending and why in _NOT_THERE:
+                self._service.target.failed(self._service.loop.now)  # another address next time
+        self._service.missed += self._queued
+        self._close()
+
+    def _close(self) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+        service, side = self._service, self._side
+        self._side = None
+        if self._sock is not None:
+            if self._fd >= 0:
+                service.loop.closed(self._fd)
+            self._sock.close()
+            self._sock = None
+        self._fd = -1
+        if not self._closed:
+            self._closed = True
+            service.gone(self)
+        for item in self._queue:
+            if isinstance(item, tuple):
+                service.pool.discard(item[0])
+        self._queue.clear()
+        self._queued = self._pipes = 0
+        if self._spill is not None:
+            self._spill.close()
+            self._spill = None
+        self.waits = False
+        if side is not None and side.fd >= 0:
+            side.taps = tuple(tap for tap in side.taps if tap is not self)
+            side.requicken()
+            if side.paused and not any(tap.waits for tap in side.taps):
+                service.loop.again(side.resume)
+
+
+def _emptied(pipe: Pipe, count: int) -> bytes:
+    data = b""
+    while len(data) < count:
+        data += os.read(pipe.reader, count - len(data))
+    return data
+
+
+def _why(error: OSError) -> str:
+    """Return a word of a bounded set for an error."""
+    return {
+        errno.ECONNREFUSED: "refused",
+        errno.ENOENT: "refused",
+        errno.EAGAIN: "refused",
+        errno.ECONNRESET: "reset",
+        errno.EPIPE: "reset",
+        errno.ETIMEDOUT: "timeout",
+        errno.EHOSTUNREACH: "unreachable",
+        errno.ENETUNREACH: "unreachable",
+        errno.EMFILE: "no-fds",
+        errno.ENFILE: "no-fds",
+        errno.ENOSPC: "no-space",
+        errno.EDQUOT: "no-space",
+    }.get(error.errno or 0, "error")
+
+
+REASONS = {
+    "full": "it did not keep up, and its queue was full",
+    "spill-full": "it did not keep up, and as much was spilled as may be",
+    "refused": "nobody listens there",
+    "reset": "it has broken the connection off",
+    "timeout": "it did not answer, or did not read the rest in time",
+    "unreachable": "there is no way to it",
+    "no-fds": "the process had no fds left",
+    "no-pipes": "the process had no pipes left",
+    "no-space": "the disk to spill to was full",
+    "error": "something else failed",
+}

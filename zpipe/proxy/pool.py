@@ -1,0 +1,87 @@
+"""Pipes that are borrowed while bytes are in them: an idle connection holds none.
+
+A pipe comes back empty, or it is closed. There is a bound on those that are out, from the
+process's fds and the user's pipe pages; past it nobody waits: the relay reads and writes instead.
+"""
+
+from __future__ import annotations
+
+import os
+import resource
+
+from zpipe.kernel.pipes import Pipe
+
+_KEPT = 32  # free ones that stay open
+_ENOUGH = 32 << 10  # a pipe of two pages is what the kernel gives past the user's quota
+_SOFT_PAGES = "/proc/sys/fs/pipe-user-pages-soft"
+_PAGE = 4096
+
+
+class Pool:
+    """Pipes of one capacity; `borrowed` are out, `kept` wait. `most` bounds those that are out."""
+
+    def __init__(self, capacity: int, most: int | None = None):
+        self._capacity = capacity
+        self._free: list[Pipe] = []
+        self._most = _bound(capacity) if most is None else most
+        self.borrowed = 0
+
+    @property
+    def kept(self) -> int:
+        """Return how many empty pipes wait to be borrowed."""
+        return len(self._free)
+
+    def can_lend(self, count: int) -> bool:
+        """Tell whether so many more may be out, as far as the bound goes."""
+        return self.borrowed + count <= self._most
+
+    def take(self) -> Pipe | None:
+        """Return an empty pipe; None: there is none to be had."""
+        if self._free:
+            self.borrowed += 1
+            return self._free.pop()
+        if self.borrowed >= self._most:
+            return None
+        try:
+            pipe = Pipe(self._capacity)
+        except OSError:
+            return None
+        if pipe.capacity < _ENOUGH:
+            pipe.close()
+            return None
+        self.borrowed += 1
+        return pipe
+
+    def give_back(self, pipe: Pipe) -> None:
+        """Take back an empty pipe."""
+        self.borrowed -= 1
+        # two that are to be filled from one another must have the same capacity
+        if len(self._free) < _KEPT and (not self._free or self._free[-1].capacity == pipe.capacity):
+            self._free.append(pipe)
+        else:
+            pipe.close()
+
+    def discard(self, pipe: Pipe) -> None:
+        """Take back a pipe in which bytes are left."""
+        self.borrowed -= 1
+        pipe.close()
+
+    def close(self) -> None:
+        """Close the free ones."""
+        while self._free:
+            self._free.pop().close()
+
+
+def _bound(capacity: int) -> int:
+    """Return how many pipes may be out: a quarter of the fds, and half of the user's pages."""
+    fds, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+    most = 1 << 16 if fds == resource.RLIM_INFINITY else fds // 8
+    if os.geteuid() != 0:
+        try:
+            with open(_SOFT_PAGES) as file:
+                pages = int(file.read())
+        except (OSError, ValueError):
+            pages = 16384
+        if pages:
+            most = min(most, max(4, pages // 2 // (capacity // _PAGE or 1)))
+    return max(2, most)

@@ -1,0 +1,352 @@
+"""The process that serves proxies: signals, privileges, what it tells, and how it ends.
+
+SIGTERM or SIGINT: no new connections, the open ones go on for the drain timeout; once more: at
+once. SIGHUP: logs are opened anew, names are resolved. SIGUSR1: one line of status.
+"""
+
+from __future__ import annotations
+
+import gc
+import os
+import signal
+from time import time
+
+from zpipe.errors import Interrupted, UsageError
+from zpipe.proxy.counters import Snapshot, merged
+from zpipe.proxy.limits import raise_fd_limit
+from zpipe.proxy.loop import Loop
+from zpipe.proxy.pool import Pool
+from zpipe.proxy.service import Plan, Service
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from typing import Protocol
+
+    from zpipe.proxy.access_log import AccessLog
+    from zpipe.proxy.capture import Recorder
+    from zpipe.proxy.listening import Listener
+    from zpipe.proxy.settings import Operation
+
+    class Display(Protocol):
+        """What shows a person how it goes."""
+
+        def line(self) -> str:
+            """Return one line of status."""
+
+        def close(self) -> None:
+            """Take it away."""
+
+    Shows = Callable[[Loop, Callable[[], Snapshot]], Display]
+    Told = Callable[[str], None]
+
+
+class Worker:
+    """What serves: one loop, and a service for each proxy."""
+
+    def __init__(
+        self,
+        plans: list[Plan],
+        listeners: list[list[Listener]],
+        operation: Operation,
+        told: Told,
+        *,
+        workers: int = 1,
+    ):
+        self.loop = Loop()
+        self._plans = plans
+        self._told = told
+        self._pool = Pool(max(plan.settings.pipe_size for plan in plans))
+        self._log: AccessLog | None = None
+        if operation.access_log is not None:
+            from zpipe.proxy.access_log import AccessLog
+
+            self._log = AccessLog(operation.access_log, operation.access_format, self.loop)
+        self._recorders: list[Recorder] = []
+        self.services = []
+        for plan, own in zip(plans, listeners, strict=True):
+            service = Service(plan, own, self.loop, self._pool, told, workers=workers)
+            service.log = self._log
+            if plan.settings.capture is not None:
+                from zpipe.proxy.capture import Recorder
+
+                service.recorder = Recorder(plan.settings.capture, self._give_back)
+                self._recorders.append(service.recorder)
+            service.empty = self._empty
+            for mirror in service.mirrors:
+                mirror.empty = self._empty
+            self.services.append(service)
+        self._asked = 0
+        self._idle_since: float | None = None
+        idle = [plan.settings.timeouts.exit_idle for plan in plans]
+        self._exit_idle = max((one for one in idle if one is not None), default=None)
+        self._state = "running"
+        self._started = time()
+        self._workers = workers
+
+    def _give_back(self, pipe: object) -> None:
+        """Take a pipe from the thread that records."""
+        self.loop.soon(lambda: self._pool.give_back(pipe))  # type: ignore[arg-type]
+
+    def start(self) -> None:
+        """Begin to serve as soon as the loop runs."""
+        # connections leave no cycles behind: what is to be found is little, and looking is dear
+        gc.freeze()
+        gc.set_threshold(20_000, 20, 100)
+        for service in self.services:
+            service.start()
+        self._empty()
+
+    def terminate(self) -> None:
+        """Drain; when asked again, end at once."""
+        self._asked += 1
+        if self._asked > 1:
+            self.loop.stop()
+            return
+        self._state = "draining"
+        for service in self.services:
+            service.drain()
+        if not any(service.busy for service in self.services):
+            self.loop.stop()
+            return
+        longest = max(plan.settings.timeouts.drain for plan in self._plans)
+        self.loop.later(longest, self.loop.stop)
+
+    def reload(self) -> None:
+        """Open the log anew, and resolve names."""
+        if self._log is not None:
+            self._log.reopen()
+        for service in self.services:
+            service.resolve_now()
+
+    def _empty(self) -> None:
+        """One of the services has no connection any more."""
+        if any(service.busy for service in self.services):
+            return
+        if self._asked:
+            self.loop.stop()
+        elif self._exit_idle is not None:
+            self._idle_since = since = self.loop.now
+            self.loop.later(self._exit_idle, lambda: self._still_idle(since))
+
+    def _still_idle(self, since: float) -> None:
+        if self._idle_since == since and not any(service.busy for service in self.services):
+            self.loop.stop()
+
+    def run(self) -> bool:
+        """Serve until asked to end. Returns: whether it was asked twice, or in vain."""
+        try:
+            self.loop.run()
+        finally:
+            for service in self.services:
+                service.close()
+            for recorder in self._recorders:
+                recorder.close(1.0)
+            if self._log is not None:
+                self._log.close()
+            self._pool.close()
+        return self._asked > 1
+
+    def snapshot(self) -> Snapshot:
+        """Return what happened so far; may be called by any thread."""
+        first, *more = [service.snapshot() for service in self.services]
+        for other in more:
+            lists = {key: first[key] + other[key] for key in ("listeners", "upstreams", "mirrors")}
+            # the pool is the same, and so is its count
+            first = {**merged([{**other, **lists}, {**first, **lists}]), "pipes": first["pipes"]}
+            first.update(lists)
+        return {
+            **first,
+            "pid": os.getpid(),
+            "started": self._started,
+            "state": self._state,
+            "workers": self._workers,
+        }
+
+
+class Front:
+    """What a person and an init system see of it, whoever serves."""
+
+    def __init__(
+        self,
+        loop: Loop,
+        snapshot: Callable[[], Snapshot],
+        operation: Operation,
+        told: Told,
+        shows: Shows | None,
+    ):
+        from zpipe.proxy.notify import Notifier
+        from zpipe.proxy.status import StatusSocket
+
+        self._loop = loop
+        self._snapshot = snapshot
+        self._told = told
+        self._metrics = None
+        if operation.metrics is not None:
+            from zpipe.proxy.metrics import MetricsServer
+
+            self._metrics = MetricsServer(operation.metrics, snapshot)
+        try:
+            drop_rights(operation)
+        except BaseException:
+            if self._metrics is not None:
+                self._metrics.close()
+            raise
+        self._status = StatusSocket(loop, snapshot)
+        self._notifier = Notifier.from_environment()
+        self._display = shows(loop, snapshot) if shows is not None else None
+
+    def ready(self) -> None:
+        """Say that it serves."""
+        self._notifier.ready(self._line())
+        self._guard()
+
+    def _line(self) -> str:
+        return self._display.line() if self._display is not None else ""
+
+    def _guard(self) -> None:
+        interval = self._notifier.watchdog_interval
+        if interval is not None:
+            self._notifier.watchdog()
+            self._notifier.status(self._line())
+            self._loop.later(interval, self._guard)
+
+    def listen_to_signals(
+        self, terminate: Callable[[], None], reload: Callable[[], None]
+    ) -> Callable[[], None]:
+        """Have signals handled in the loop; returns what restores them."""
+        asked: list[int] = []
+
+        def on_end(number: int) -> None:
+            asked.append(number)
+            if len(asked) == 1:
+                self._notifier.stopping()
+            terminate()
+
+        def on_reload(number: int) -> None:
+            self._notifier.reloading()
+            reload()
+            self._notifier.ready(self._line())
+
+        def on_question(number: int) -> None:
+            self._told(self._line())
+
+        handlers = {
+            signal.SIGTERM: on_end,
+            signal.SIGINT: on_end,
+            signal.SIGHUP: on_reload,
+            signal.SIGUSR1: on_question,
+        }
+        self.asked = asked
+        before = {}
+        for number, handler in handlers.items():
+            if signal.getsignal(number) is not signal.SIG_IGN:
+                before[number] = signal.signal(
+                    number,
+                    lambda number, _, call=handler: self._loop.soon(lambda: call(number)),  # type: ignore[misc]
+                )
+        woken = signal.set_wakeup_fd(self._loop.wakeup_fd, warn_on_full_buffer=False)
+
+        def restore() -> None:
+            signal.set_wakeup_fd(woken)
+            for number, handler in before.items():
+                signal.signal(number, handler)
+
+        return restore
+
+    def close(self) -> None:
+        """Take everything away."""
+        if self._display is not None:
+            self._display.close()
+        if self._metrics is not None:
+            self._metrics.close()
+        self._status.close()
+        self._notifier.close()
+
+
+def serve(
+    plans: list[Plan],
+    listeners: list[list[list[Listener]]],
+    operation: Operation,
+    told: Told,
+    shows: Shows | None = None,
+) -> None:
+    """Serve proxies until a signal asks for the end; `listeners` are per proxy and per worker.
+
+    The addresses of the upstreams have been found (`resolve_first`).
+
+    Raises: UsageError   metrics, user or group.
+            Interrupted  asked twice.
+    """
+    raise_fd_limit()
+    try:
+        if operation.workers > 1:
+            from zpipe.proxy.workers import supervise
+
+            supervise(plans, listeners, operation, told, shows)
+        else:
+            _serve_here(plans, [own[0] for own in listeners], operation, told, shows)
+    finally:
+        for proxy in listeners:
+            for own in proxy:
+                for listener in own:
+                    listener.close()
+
+
+def _serve_here(
+    plans: list[Plan],
+    listeners: list[list[Listener]],
+    operation: Operation,
+    told: Told,
+    shows: Shows | None,
+) -> None:
+    worker = Worker(plans, listeners, operation, told)
+    front = Front(worker.loop, worker.snapshot, operation, told, shows)
+    restore = front.listen_to_signals(worker.terminate, worker.reload)
+    try:
+        worker.start()
+        front.ready()
+        at_once = worker.run()
+    finally:
+        restore()
+        front.close()
+        worker.loop.close()
+    if at_once:
+        raise Interrupted(front.asked[-1])
+
+
+def drop_rights(operation: Operation) -> None:
+    """Become another user and group, for good.
+
+    Raises: UsageError  there is none of this name, or this process may not.
+    """
+    if operation.user is None and operation.group is None:
+        return
+    import grp
+    import pwd
+
+    user = group = None
+    try:
+        if operation.user is not None:
+            name = operation.user
+            entry = pwd.getpwuid(int(name)) if name.isdecimal() else pwd.getpwnam(name)
+            user, group = entry.pw_uid, entry.pw_gid
+    except KeyError:
+        if not operation.user or not operation.user.isdecimal():
+            raise UsageError(f"--user: no user is named {operation.user}") from None
+        user = int(operation.user)
+    try:
+        if operation.group is not None:
+            name = operation.group
+            group = int(name) if name.isdecimal() else grp.getgrnam(name).gr_gid
+    except KeyError:
+        raise UsageError(f"--group: no group is named {operation.group}") from None
+    try:
+        os.setgroups([group] if group is not None else [])
+        if group is not None:
+            os.setresgid(group, group, group)
+        if user is not None:
+            os.setresuid(user, user, user)
+    except OSError as error:
+        what = f"--user {operation.user}" if operation.user else f"--group {operation.group}"
+        raise UsageError(f"{what}: change to it: {os.strerror(error.errno or 0)}") from error

@@ -1,0 +1,427 @@
+"""One proxy in one process: it accepts, admits, and knows its connections.
+
+Accepts only after a batch of events (see `loop`), a few at a time. Out of fds, or with as many
+connections as may be, it stops listening until one has gone; it never spins.
+"""
+
+from __future__ import annotations
+
+import errno
+import random
+import select
+import socket
+from functools import partial
+
+from zpipe.engine.limiter import Limiter
+from zpipe.proxy.connection import Connection
+from zpipe.proxy.counters import Counters, Snapshot
+from zpipe.proxy.expiry import Expiry
+from zpipe.proxy.limits import Admission, most_connections, within
+from zpipe.proxy.mirror import MirrorService
+from zpipe.proxy.relay import Shared
+from zpipe.proxy.settings import Upstream
+from zpipe.proxy.upstreams import Balancer, Target
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from typing import Any
+
+    from zpipe.proxy.access_log import AccessLog
+    from zpipe.proxy.capture import Recorder, Tape
+    from zpipe.proxy.checks import Checker
+    from zpipe.proxy.listening import Listener
+    from zpipe.proxy.loop import Loop
+    from zpipe.proxy.mirror import MirrorTap
+    from zpipe.proxy.pool import Pool
+    from zpipe.proxy.relay import Tap
+    from zpipe.proxy.resolver import Resolver
+    from zpipe.proxy.settings import Settings
+
+_IN_A_ROW = 64  # accepts before others have their turn
+_STARVED = 0.1  # seconds until fds are asked for again
+_SAMPLES = 4  # looks at a connection within its idle timeout
+_OUT_OF = (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM)
+_make_socket = socket.SocketType
+
+
+class Plan:
+    """What all processes of a proxy have from the start: its upstreams, found and counted."""
+
+    def __init__(self, settings: Settings):
+        self.settings = settings
+        check = settings.check
+        self.balancer = Balancer(
+            settings.route_default or settings.upstreams, settings.balance, check
+        )
+        self.routes = [
+            (route.pattern, Balancer(route.upstreams, settings.balance, check))
+            for route in settings.routes
+        ]
+        self.mirrors = [Target(Upstream(mirror.address)) for mirror in settings.mirrors]
+
+    @property
+    def balancers(self) -> list[Balancer]:
+        """Return those of the routes, and the default one if there is one."""
+        return [self.balancer, *(balancer for _, balancer in self.routes)]
+
+    @property
+    def targets(self) -> list[Target]:
+        """Return every server that is connected to."""
+        return [t for balancer in self.balancers for t in balancer.targets] + self.mirrors
+
+
+class Service:
+    """Serves one proxy until `close`; `gone` is where every connection ends."""
+
+    def __init__(
+        self,
+        plan: Plan,
+        listeners: list[Listener],
+        loop: Loop,
+        pool: Pool,
+        told: Callable[[str], None],
+        *,
+        workers: int = 1,
+    ):
+        settings = plan.settings
+        timeouts = settings.timeouts
+        self.settings = settings
+        self.loop = loop
+        self.counters = Counters()
+        self.shared = Shared(loop, pool, splice=settings.splice)
+        self.balancer = plan.balancer
+        self.routes = plan.routes
+        self.takes_header = settings.header.accept != "no"
+        self.peeks = self.takes_header or bool(self.routes)
+        self.log: AccessLog | None = None
+        self.recorder: Recorder | None = None
+        self.empty: Callable[[], None] | None = None  # called when the last connection has gone
+        self.connections: set[Connection] = set()
+        self.opening: Expiry[Connection] = Expiry(
+            loop, timeouts.opening, lambda one: one.close("opening-timeout", reset=True)
+        )
+        self.connecting: Expiry[Connection] = Expiry(
+            loop, timeouts.connect, Connection.connect_failed
+        )
+        self.half_closed: Expiry[Connection] = Expiry(
+            loop, timeouts.half_closed, lambda one: one.close("half-closed")
+        )
+        sample = None if timeouts.idle is None else timeouts.idle / _SAMPLES
+        self._idle: Expiry[Connection] = Expiry(loop, sample, self._look_at)
+        self._old: Expiry[Connection] = Expiry(
+            loop, timeouts.lifetime, lambda one: one.close("lifetime")
+        )
+        self._timed = timeouts.idle is not None or timeouts.lifetime is not None
+        self._admission = Admission(settings.limits)
+        self.most = max(1, -(-most_connections(settings) // workers))
+        self._refuses = settings.limits.when_full == "refuse"
+        self._total = (
+            (Limiter(max(1, settings.limits.total_rate // workers)),)
+            if settings.limits.total_rate is not None
+            else ()
+        )
+        self.mirrors = [
+            MirrorService(mirror, target, loop, pool, timeouts.connect)
+            for mirror, target in zip(settings.mirrors, plan.mirrors, strict=True)
+        ]
+        limits = settings.limits
+        self.burdens = bool(
+            self.mirrors
+            or settings.capture is not None
+            or limits.rate is not None
+            or limits.total_rate is not None
+        )
+        self._listeners = listeners
+        self._shared_listeners = workers > 1
+        self._listening = False
+        self._draining = False
+        self._incoming: list[Listener] = []
+        self._told = told
+        self._checkers: list[Checker] = []
+        self._resolver: Resolver | None = None
+        self._targets = plan.targets
+
+    def start(self) -> None:
+        """Listen, check and resolve."""
+        from zpipe.proxy.resolver import Resolver
+
+        self._listen()
+        settings = self.settings
+        self._resolver = Resolver(self.loop, self._targets, settings.resolve_every, self._told)
+        self._resolver.start()
+        if settings.check is not None:
+            from zpipe.proxy.checks import Checker
+
+            for balancer in (self.balancer, *(balancer for _, balancer in self.routes)):
+                checker = Checker(self.loop, balancer, settings.check, self._changed)
+                self._checkers.append(checker)
+                checker.start()
+
+    def _changed(self, target: Target) -> None:
+        self._told(f"{target.name}: check: is {'up' if target.up else 'down'}")
+
+    # Coming in
+
+    def _listen(self) -> None:
+        if self._listening or self._draining:
+            return
+        self._listening = True
+        events = select.EPOLLIN
+        if self._shared_listeners:
+            events |= select.EPOLLEXCLUSIVE  # one process wakes, not all of them
+        for listener in self._listeners:
+            self.loop.watch(listener.socket.fileno(), events, partial(self._arrived, listener))
+
+    def _stop_listening(self) -> None:
+        if self._listening:
+            self._listening = False
+            for listener in self._listeners:
+                self.loop.forget(listener.socket.fileno())
+
+    def _arrived(self, listener: Listener, event: int) -> None:
+        if not self._incoming:
+            self.loop.after(self._accept_all)
+        self._incoming.append(listener)
+
+    def _accept_all(self) -> None:
+        incoming, self._incoming = self._incoming, []
+        for listener in incoming:
+            if self._listening:
+                self._accept(listener)
+
+    def _accept(self, listener: Listener) -> None:
+        accept = listener.socket._accept  # type: ignore[attr-defined]
+        family, counters = listener.family, self.counters
+        for _ in range(_IN_A_ROW):
+            full = len(self.connections) >= self.most
+            if full and not self._refuses:
+                self._stop_listening()
+                return
+            try:
+                fd, peer = accept()
+            except BlockingIOError:
+                return
+            except OSError as error:
+                if error.errno in _OUT_OF:
+                    counters.refused["no-fds"] += 1
+                    self._stop_listening()
+                    self.loop.later(_STARVED, self._listen)
+                    return
+                continue  # what became of the connection before it was accepted
+            sock = _make_socket(family, socket.SOCK_STREAM, 0, fd)
+            sock.setblocking(False)
+            if family == socket.AF_UNIX:
+                sock.setsockopt(socket.SOL_SOCKET, socket.SO_OOBINLINE, 1)  # is not inherited
+            connection = Connection(self, listener, sock, peer)
+            refusal = "full" if full else None
+            if refusal is None and self._admission.asks and not self.takes_header:
+                refusal = self.refusal(connection, connection.address())
+            if refusal is not None:
+                counters.refused[refusal] += 1
+                connection.refuse()
+                continue
+            counters.accepted += 1
+            self.connections.add(connection)
+            if self._timed:
+                self._idle.add(connection)
+                self._old.add(connection)
+            connection.begin()
+
+    def refusal(self, connection: Connection, address: str) -> str | None:
+        """Return why nobody from an address may come in; None: counted until it has gone."""
+        refusal = self._admission.refusal(address)
+        if refusal is None:
+            connection.admitted = address
+        return refusal
+
+    def trusts(self, address: str) -> bool:
+        """Tell whether a PROXY header from this address is believed."""
+        trusted = self.settings.header.trust
+        return not trusted or within(address, trusted)
+
+    def route(self, name: str) -> Balancer | None:
+        """Return the upstreams for a name; None: there are none."""
+        from zpipe.proxy.hello import matches
+
+        if name:
+            for pattern, balancer in self.routes:
+                if matches(pattern, name):
+                    return balancer
+        return self.balancer if self.balancer.targets else None
+
+    # On the way
+
+    def burden(self, connection: Connection) -> None:
+        """Give a connection that has its upstream what it is bound by: taps and limits."""
+        client, server = connection.client, connection.server
+        assert server is not None
+        up: list[Tap] = []
+        down: list[Tap] = []
+        mirrors: list[MirrorTap] = []
+        for mirror in self.mirrors:
+            if mirror.mirror.sample < 1 and random.random() >= mirror.mirror.sample:
+                continue
+            direction = mirror.mirror.direction
+            for wanted, side, taps in (("up", client, up), ("down", server, down)):
+                if direction in (wanted, "both"):
+                    tap = mirror.tap(side)
+                    mirrors.append(tap)
+                    if not tap.given_up:
+                        taps.append(tap)
+        tape: Tape | None = None
+        if self.recorder is not None:
+            tape = connection.record(self.recorder)
+            up.append(_Recording(tape, up=True))
+            down.append(_Recording(tape, up=False))
+        connection.mirrors = tuple(mirrors)
+        client.taps, server.taps = tuple(up), tuple(down)
+        rate = self.settings.limits.rate
+        limiters = self._total + ((Limiter(rate),) if rate is not None else ())
+        client.limiters = server.limiters = limiters
+
+    def _look_at(self, connection: Connection) -> None:
+        if connection.is_idle(_SAMPLES):
+            connection.close("idle")
+        else:
+            self._idle.add(connection)
+
+    # Going
+
+    def gone(self, connection: Connection, reason: str | None) -> None:
+        """Take note of a connection that has ended; without a reason it was refused."""
+        self.connections.discard(connection)
+        for expiry in (self.opening, self.connecting, self.half_closed):
+            expiry.discard(connection)
+        if self._timed:
+            self._idle.discard(connection)
+            self._old.discard(connection)
+        if connection.admitted is not None:
+            self._admission.left(connection.admitted)
+        if reason is not None:
+            counters = self.counters
+            counters.closed[reason] += 1
+            counters.up += connection.client.count
+            counters.down += connection.server.count if connection.server is not None else 0
+            counters.spliced += connection.spliced
+            if self.log is not None:
+                self.log.write(connection.access(reason))
+        if not self._listening and not self._draining:
+            self.loop.after(self._listen)
+        if self.empty is not None and not self.connections:
+            self.empty()
+
+    @property
+    def busy(self) -> bool:
+        """Tell whether connections are open, or mirrors have something left."""
+        return bool(self.connections) or any(mirror.active for mirror in self.mirrors)
+
+    def resolve_now(self) -> None:
+        """Resolve names at once."""
+        if self._resolver is not None:
+            self._resolver.now()
+
+    def drain(self) -> None:
+        """Take no new connections; the open ones go on."""
+        self._stop_listening()
+        self._draining = True
+
+    def close(self) -> None:
+        """End what is still open, and everything else."""
+        self.drain()
+        for connection in list(self.connections):
+            connection.close("drained", reset=True)
+        for checker in self._checkers:
+            checker.close()
+        if self._resolver is not None:
+            self._resolver.close()
+
+    def snapshot(self) -> Snapshot:
+        """Return what happened so far; may be called by any thread."""
+        counters = self.counters
+        open_ones = list(self.connections)
+        up, down, spliced = counters.up, counters.down, counters.spliced
+        live: dict[int, list[int]] = {}
+        for one in open_ones:
+            server = one.server
+            up += one.client.count
+            down += server.count if server is not None else 0
+            spliced += one.spliced
+            if one.target is not None:
+                sums = live.setdefault(id(one.target), [0, 0])
+                sums[0] += one.client.count
+                sums[1] += server.count if server is not None else 0
+        upstreams = []
+        for balancer in (self.balancer, *(balancer for _, balancer in self.routes)):
+            for target in balancer.targets:
+                more = live.get(id(target), (0, 0))
+                upstreams.append(
+                    {
+                        "name": target.name,
+                        "state": "up" if target.up else "down",
+                        "weight": target.weight,
+                        "active": target.active,
+                        "connections": target.connections,
+                        "failures": target.failures,
+                        "up": target.sent + more[0],
+                        "down": target.received + more[1],
+                    }
+                )
+        recorder, pool = self.recorder, self.shared.pool
+        return {
+            "v": 1,
+            "name": self.settings.name,
+            "listeners": [listener.address for listener in self._listeners],
+            "connections": {
+                "active": len(open_ones),
+                "accepted": counters.accepted,
+                "max": self.most,
+                "closed": dict(counters.closed),
+                "refused": dict(counters.refused),
+            },
+            "bytes": {"up": up, "down": down, "spliced": spliced, "lost": counters.lost},
+            "retried": counters.retried,
+            "upstreams": upstreams,
+            "mirrors": [
+                {
+                    "name": mirror.target.name,
+                    "active": mirror.active,
+                    "connections": mirror.connections,
+                    "bytes": mirror.bytes,
+                    "given_up": dict(mirror.given_up),
+                    "missed": mirror.missed,
+                }
+                for mirror in self.mirrors
+            ],
+            "capture": None
+            if recorder is None
+            else {
+                "connections": recorder.connections,
+                "bytes": recorder.bytes,
+                "missed": recorder.missed,
+            },
+            "pipes": {"borrowed": pool.borrowed, "kept": pool.kept},
+        }
+
+
+class _Recording:
+    """One direction of a tape, as a tap."""
+
+    waits = False  # a tape never holds anybody up
+    __slots__ = ("_tape", "_up")
+
+    def __init__(self, tape: Tape, *, up: bool):
+        self._tape = tape
+        self._up = up
+
+    def data(self, data: bytes) -> None:
+        self._tape.data(self._up, data)
+
+    def pipe(self, pipe: Any, count: int) -> None:
+        self._tape.pipe(self._up, pipe, count)
+
+    def no_pipe(self, count: int) -> None:
+        self._tape.miss(self._up, count)
+
+    def end(self) -> None:
+        """The tape is ended with the connection, which knows why."""

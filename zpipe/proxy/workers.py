@@ -1,0 +1,268 @@
+"""Several processes that serve the same proxies, and the one that watches over them.
+
+The listeners are open before the first one forks and stay open here, so that a worker that dies
+loses its own connections only: those that wait are accepted by the one that takes its place. A
+worker hears what to do by a socket of its own; when that ends, the supervisor is gone, and the
+worker ends, too.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import select
+import signal
+import socket
+import struct
+import sys
+import threading
+from time import monotonic
+
+from zpipe.errors import Interrupted
+from zpipe.proxy.counters import Snapshot, merged
+from zpipe.proxy.loop import Loop
+from zpipe.proxy.server import Front, Worker
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from zpipe.proxy.listening import Listener
+    from zpipe.proxy.server import Shows, Told
+    from zpipe.proxy.service import Plan
+    from zpipe.proxy.settings import Operation
+
+_TERMINATE, _RELOAD, _ASK = b"t", b"r", b"?"
+_LENGTH = struct.Struct("I")
+_PATIENCE = 2.0  # seconds for a worker's answer
+_BACKOFF = 1.0  # seconds until a worker that died young is replaced
+_IGNORED = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1)
+
+
+class _Child:
+    """A worker as the supervisor knows it."""
+
+    def __init__(self, place: int, pid: int, control: socket.socket):
+        self.place = place
+        self.pid = pid
+        self.control = control
+        self.born = monotonic()
+        self.lock = threading.Lock()
+
+    def tell(self, word: bytes) -> None:
+        """Let it do something; one that has died is not told."""
+        try:
+            self.control.sendall(word)
+        except OSError:
+            pass
+
+    def ask(self) -> Snapshot | None:
+        """Return its snapshot; None: it does not answer."""
+        with self.lock:
+            try:
+                self.control.sendall(_ASK)
+                (length,) = _LENGTH.unpack(self._receive(_LENGTH.size))
+                found: Snapshot = json.loads(self._receive(length))
+            except (OSError, ValueError):
+                return None
+            return found
+
+    def _receive(self, count: int) -> bytes:
+        data = b""
+        while len(data) < count:
+            more = self.control.recv(count - len(data))
+            if not more:
+                raise ConnectionResetError
+            data += more
+        return data
+
+
+class _Supervisor:
+    def __init__(
+        self,
+        plans: list[Plan],
+        listeners: list[list[list[Listener]]],
+        operation: Operation,
+        told: Told,
+    ):
+        self.loop = Loop()
+        self._plans = plans
+        self._listeners = listeners
+        self._operation = operation
+        self._told = told
+        self._children: dict[int, _Child] = {}
+        self._ending = 0
+        self._last: Snapshot | None = None
+
+    def start(self) -> None:
+        """Fork the workers."""
+        for place in range(self._operation.workers):
+            self._fork(place)
+
+    def _fork(self, place: int) -> None:
+        if self._ending:
+            return
+        ours, theirs = socket.socketpair()
+        ours.settimeout(_PATIENCE)
+        sys.stdout.flush()
+        sys.stderr.flush()
+        pid = os.fork()
+        if pid == 0:
+            ours.close()
+            for child in self._children.values():
+                child.control.close()
+            self._be_worker(place, theirs)
+        theirs.close()
+        self._children[place] = child = _Child(place, pid, ours)
+        # readable without a question means that it has gone
+        pidfd = os.pidfd_open(pid)
+        self.loop.watch(pidfd, select.EPOLLIN, lambda _: self._died(child, pidfd))
+
+    def _be_worker(self, place: int, control: socket.socket) -> None:
+        """Serve until told to end; never returns."""
+        status = 1
+        try:
+            for number in _IGNORED:
+                signal.signal(number, signal.SIG_IGN)
+            signal.set_wakeup_fd(-1)
+            own = [proxy[place] for proxy in self._listeners]
+            worker = Worker(
+                self._plans, own, self._operation, self._told, workers=self._operation.workers
+            )
+            _Remote(worker, control)
+            worker.start()
+            worker.run()
+            status = 0
+        except BaseException as error:  # nothing is above it that could tell
+            self._told(f"worker {os.getpid()}: {type(error).__name__}: {error}")
+        finally:
+            os._exit(status)
+
+    def _died(self, child: _Child, pidfd: int) -> None:
+        self.loop.forget(pidfd)
+        os.close(pidfd)
+        _, status = os.waitpid(child.pid, 0)
+        with child.lock:
+            child.control.close()
+        del self._children[child.place]
+        code = os.waitstatus_to_exitcode(status)
+        if self._ending or code == 0:
+            # by itself: --exit-idle-time
+            if not self._children:
+                self.loop.stop()
+            return
+        how = f"signal {-code}" if code < 0 else f"status {code}"
+        self._told(f"worker {child.pid}: ended by {how}: another one takes its place")
+        wait = 0.0 if monotonic() - child.born > _BACKOFF else _BACKOFF
+        self.loop.later(wait, lambda: self._fork(child.place))
+
+    def terminate(self) -> None:
+        """Let them drain; when asked again, end."""
+        self._ending += 1
+        for child in self._children.values():
+            child.tell(_TERMINATE)
+        if not self._children:
+            self.loop.stop()
+
+    def reload(self) -> None:
+        """Let them open logs and resolve names."""
+        for child in self._children.values():
+            child.tell(_RELOAD)
+
+    def snapshot(self) -> Snapshot:
+        """Return what all of them did; may be called by any thread."""
+        found = [answer for child in list(self._children.values()) if (answer := child.ask())]
+        if found:
+            self._last = {**merged(found), "pid": os.getpid(), "workers": len(found)}
+        if self._last is None:
+            worker = Worker(
+                self._plans, [proxy[0] for proxy in self._listeners], self._operation, self._told
+            )
+            self._last = worker.snapshot()
+            worker.loop.close()
+        return self._last
+
+    def run(self) -> bool:
+        """Watch over them until all have ended. Returns: whether it was asked twice."""
+        self.loop.run()
+        return self._ending > 1
+
+    def kill(self) -> None:
+        """End those that are left."""
+        for child in self._children.values():
+            child.control.close()
+            try:
+                os.kill(child.pid, signal.SIGKILL)
+                os.waitpid(child.pid, 0)
+            except (ProcessLookupError, ChildProcessError):
+                pass
+
+
+class _Remote:
+    """The worker's end of the socket by which it is told what to do."""
+
+    def __init__(self, worker: Worker, control: socket.socket):
+        self._worker = worker
+        self._control = control
+        control.setblocking(False)
+        worker.loop.watch(control.fileno(), select.EPOLLIN, self._heard)
+
+    def _heard(self, event: int) -> None:
+        worker = self._worker
+        try:
+            words = self._control.recv(64)
+        except BlockingIOError:
+            return
+        except OSError:
+            words = b""
+        if not words:
+            worker.loop.forget(self._control.fileno())
+            worker.terminate()
+            return
+        for word in words:
+            if word == _TERMINATE[0]:
+                worker.terminate()
+            elif word == _RELOAD[0]:
+                worker.reload()
+            else:
+                self._answer()
+
+    def _answer(self) -> None:
+        text = json.dumps(self._worker.snapshot()).encode()
+        # a few KiB, into a socket that holds 200: the supervisor reads it, or has gone
+        self._control.setblocking(True)
+        self._control.settimeout(_PATIENCE)
+        try:
+            self._control.sendall(_LENGTH.pack(len(text)) + text)
+        except OSError:
+            pass
+        finally:
+            self._control.setblocking(False)
+
+
+def supervise(
+    plans: list[Plan],
+    listeners: list[list[list[Listener]]],
+    operation: Operation,
+    told: Callable[[str], None],
+    shows: Shows | None,
+) -> None:
+    """Serve by several processes until a signal asks for the end.
+
+    Raises: UsageError   metrics, user or group.
+            Interrupted  asked twice.
+    """
+    supervisor = _Supervisor(plans, listeners, operation, told)
+    front = Front(supervisor.loop, supervisor.snapshot, operation, told, shows)
+    restore = front.listen_to_signals(supervisor.terminate, supervisor.reload)
+    try:
+        supervisor.start()
+        front.ready()
+        at_once = supervisor.run()
+    finally:
+        supervisor.kill()
+        restore()
+        front.close()
+        supervisor.loop.close()
+    if at_once:
+        raise Interrupted(front.asked[-1])
