@@ -241,10 +241,11 @@ def test_a_dry_run_names_the_mover_that_is_taken(
     folder: Path, options: list[str], words: list[str]
 ) -> None:
     (folder / "old").write_bytes(bytes(10))
-    plan, done = (
-        zpipe("cp", option, *options, *words, cwd=folder, before=shell('exec "$@" <b'))
-        for option in ("--dry-run", "--explain")
-    )
+    with open(folder / "b", "rb") as first, open(folder / "b", "rb") as second:
+        plan, done = (
+            zpipe("cp", option, *options, *words, cwd=folder, stdin=stdin)
+            for option, stdin in (("--dry-run", first), ("--explain", second))
+        )
     assert plan.returncode == done.returncode == 0, (plan.stderr, done.stderr)
     seen, real = rows(plan.stdout.decode()), rows(done.stderr.decode())
     assert seen["plan"] == real["plan"]

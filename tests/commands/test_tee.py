@@ -388,22 +388,26 @@ def test_a_failure_means_what_it_means_to_gnu_tee(
     if b"GNU coreutils" not in version:
         missing("tee is not that of GNU coreutils")
     operand, stdout, reason = SITUATIONS[situation]
+    data = LONG[: 3 << 20]  # more than the pipes on the way
     ended = {}
-    for name, command in (("gnu", [program]), ("zpipe", [*ZPIPE, "tee"])):
+    for name in ("gnu", "zpipe"):
         folder = tmp_path / name
         folder.mkdir()
         with nobody_reads() as dead, open("/dev/full", "wb") as full:
             places = {"pipe": subprocess.PIPE, "dead": dead, "full": full.fileno()}
+            words = [*mode, operand.format(dead=dead), "kept"]
+            given: dict[str, Any] = {"stdout": places[stdout], "cwd": folder, "pass_fds": [dead]}
+            if name == "zpipe":
+                ended[name] = tee(*words, data=data, **given)
+                continue
             ended[name] = subprocess.run(
-                [*command, *mode, operand.format(dead=dead), "kept"],
-                input=LONG,
-                stdout=places[stdout],
+                [program, *words],
+                input=data,
                 stderr=subprocess.PIPE,
-                cwd=folder,
                 env=environment(),
                 timeout=LONGEST,
-                pass_fds=[dead],
                 check=False,
+                **given,
             )
     theirs, ours = ended["gnu"], ended["zpipe"]
     exits = mode[0].startswith("--output-error=exit")
@@ -417,11 +421,11 @@ def test_a_failure_means_what_it_means_to_gnu_tee(
         for name, run in ended.items()
     }
     if theirs.returncode == 1 and exits:
-        assert all(LONG.startswith(data) for data in arrived["zpipe"])
-        assert LONG not in arrived["zpipe"], "it went on to the end"
+        assert all(data.startswith(each) for each in arrived["zpipe"])
+        assert data not in arrived["zpipe"], "it went on to the end"
     else:
         assert arrived["zpipe"] == arrived["gnu"]
-        assert LONG in arrived["zpipe"]
+        assert data in arrived["zpipe"]
 
 
 def test_the_default_is_warn_nopipe(tmp_path: Path) -> None:

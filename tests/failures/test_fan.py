@@ -177,16 +177,21 @@ def test_the_largest_file_that_is_allowed(tmp_path: Path) -> None:
     assert (tmp_path / "a").read_bytes() == DATA[:largest]
 
 
-@pytest.mark.parametrize("name", ["EIO", "EINVAL", "EINTR"])
 @pytest.mark.parametrize(
-    ("call", "path", "words"),
+    ("call", "path", "words", "name"),
     [
-        ("tee", "", ()),
-        ("splice", "in", ()),
-        ("splice", "b", ()),
-        ("readv", "in", ("--via", "plain")),
-        ("write", "b", ("--via", "plain")),
-        ("write", "b", ("-a",)),
+        (*case, name)
+        for case in (
+            ("tee", "", ()),
+            ("splice", "in", ()),
+            ("splice", "b", ()),
+            ("readv", "in", ("--via", "plain")),
+            ("write", "b", ("--via", "plain")),
+            ("write", "b", ("-a",)),
+        )
+        for name in ("EIO", "EINVAL", "EINTR")
+        # to read and to write is never refused
+        if name != "EINVAL" or case[0] in ("tee", "splice")
     ],
     ids=str,
 )

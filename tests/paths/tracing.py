@@ -10,7 +10,7 @@ import subprocess
 import threading
 from typing import TYPE_CHECKING, NamedTuple
 
-from tests.machine import LONGEST, ZPIPE, environment, missing, need
+from tests.machine import LONGEST, ZPIPE, environment, missing, need, zpipe
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -131,7 +131,18 @@ def run(
             prefix += ["-e", f"inject={fault}"]
         prefix += before
     reader, writer = os.pipe()
-    command = [*prefix, *ZPIPE, "cp", "--json-fd", str(writer), *map(str, words)]
+    own = ["cp", "--json-fd", str(writer), *map(str, words)]
+    if not prefix and said is None and not give_away:
+        # nobody looks on while it runs
+        with open(reader, "rb") as told:
+            try:
+                fds = [writer, *pass_fds]
+                done = zpipe(*own, stdin=stdin, stdout=stdout, pass_fds=fds)
+            finally:
+                os.close(writer)
+            records = [json.loads(line) for line in told]
+        return Run(done.returncode, done.stdout or b"", done.stderr.decode(), records, [])
+    command = [*prefix, *ZPIPE, *own]
     lines: list[bytes] = []
     output: list[bytes] = []
     with open(reader, "rb") as told:

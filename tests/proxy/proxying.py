@@ -226,6 +226,30 @@ class Server:
             self._open.discard(end)
             end.close()
 
+    @contextmanager
+    def answering(self, serve: Callable[[socket.socket], object]) -> Iterator[Server]:
+        """Serve otherwise for a while: a server that tests share; what fails there fails here."""
+        before, self._serve = self._serve, serve
+        self.failures.clear()
+        try:
+            yield self
+        finally:
+            self._serve = before
+            self._end()
+        if self.failures:
+            raise self.failures[0]
+
+    def _end(self) -> None:
+        """End what still runs, and no longer judge it."""
+        judged = len(self.failures)
+        for end in list(self._open):
+            with suppress(OSError):
+                end.shutdown(socket.SHUT_RDWR)
+        for thread in self._threads:
+            thread.join(LONGEST)
+        self._threads.clear()
+        del self.failures[judged:]
+
     def stop(self) -> None:
         """Accept no more: whoever connects from now on is refused."""
         self._ended = True
@@ -237,11 +261,7 @@ class Server:
     def close(self) -> None:
         """Stop, and end what still runs."""
         self.stop()
-        for end in list(self._open):
-            with suppress(OSError):
-                end.shutdown(socket.SHUT_RDWR)
-        for thread in self._threads:
-            thread.join(LONGEST)
+        self._end()
 
 
 @contextmanager

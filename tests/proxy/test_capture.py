@@ -30,6 +30,12 @@ if TYPE_CHECKING:
 PEER, LISTENER = "127.0.0.1:4711", "127.0.0.1:5432"
 
 
+@pytest.fixture(autouse=True)
+def at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Small messages are not gathered for long: many tests wait for them to be written."""
+    monkeypatch.setattr(recording, "_GATHER", 0.002)
+
+
 class Kept:
     """What is given back by the writer's thread."""
 

@@ -274,9 +274,7 @@ def test_a_byte_at_its_fd_wakes_it_as_a_signal_does(loop: Loop) -> None:
 # Lanes
 
 
-def test_a_lane_carries_messages_without_its_methods(
-    loop: Loop, pairs: Callable[[], Pair]
-) -> None:
+def test_a_lane_carries_messages_without_its_methods(loop: Loop, pairs: Callable[[], Pair]) -> None:
     source, sink = pairs(), pairs()
     lane = Noting(sink.fd)
     loop.watch(source.fd, IN | ET, lambda event: loop.stop())

@@ -22,6 +22,7 @@ from hypothesis import strategies as st
 
 from tests.machine import LONGEST, content, until
 from tests.proxy.proxying import RESET
+from zpipe.engine.spill import SEGMENT
 from zpipe.proxy.addresses import parse_address
 from zpipe.proxy.loop import Loop
 from zpipe.proxy.mirror import REASONS, MirrorService, MirrorTap
@@ -626,21 +627,24 @@ def test_a_mirror_is_given_up_when_as_much_is_spilled_as_may_be(
 def test_a_mirror_that_is_always_behind_does_not_fill_the_disk(
     slow: Server, spill_folder: Path
 ) -> None:
-    before = spills()
-    most = 8 * MIB
-    said, got = bytearray(), bytearray()
+    before = set(spills())
+    most = 4 * MIB
+    said, got = sha256(), sha256()
     with relay(mirror(slow, queue=100_000, when_full="spill", spill_max=most)) as one:
         end = slow.accept()
-        pass_on(one, first := content(6 * MIB))
-        said += first
-        for number in range(8):
-            got += receive(end, 3 * MIB)
-            pass_on(one, data := content(3 * MIB, seed=number))
-            said += data
-        (spill,) = set(spills()) - set(before)
-        assert os.stat(f"/proc/self/fd/{spill}").st_blocks * 512 <= most + MIB
+        pass_on(one, data := content(3 * MIB))
+        said.update(data)
+        for number in range(12):
+            got.update(receive(end, 2 * MIB))
+            pass_on(one, data := content(2 * MIB, seed=number))
+            said.update(data)
+        files = set(spills()) - before
+        assert files, "it has never caught up"
+        used = sum(os.stat(f"/proc/self/fd/{fd}").st_blocks * 512 for fd in files)
+        assert used <= most + SEGMENT
         one.client.shutdown(socket.SHUT_WR)
-        assert digest(got + Reading(end).all()) == digest(said)
+        got.update(Reading(end).all())
+        assert got.digest() == said.digest()
 
 
 def test_a_mirror_is_given_up_when_there_is_no_space_to_spill_to(
@@ -846,5 +850,7 @@ def test_a_mirror_has_a_prefix_of_what_was_said_and_all_of_it_where_it_was_not_g
         end.close()
         (outcome,) = one.settle()
         assert said.startswith(got)
-        assert outcome == "ok" or len(got) < len(said)
-        assert len(got) == len(said) or outcome == "full"
+        assert (outcome == "ok") == (len(got) == len(said))
+        # to spill takes pipes, too
+        reasons = {"detach": {"ok", "full"}, "spill": {"ok"} if most == 64 else {"ok", "no-pipes"}}
+        assert outcome in reasons[when_full]

@@ -109,7 +109,9 @@ def test_pipes_of_two_pages_are_not_lent(tmp_path: Path) -> None:
 
     def work() -> None:
         pool = Pool(1 << 20)
-        resource.setrlimit(resource.RLIMIT_NOFILE, resource.getrlimit(resource.RLIMIT_NOFILE)[1:] * 2)
+        resource.setrlimit(
+            resource.RLIMIT_NOFILE, resource.getrlimit(resource.RLIMIT_NOFILE)[1:] * 2
+        )
         lent = taken(pool)
         others = [os.pipe() for _ in range(quota // 16 - 256 // 16 + 1)]
         assert pool.take() is None

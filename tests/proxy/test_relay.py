@@ -72,6 +72,7 @@ class Relay:
     def _side(self, end: socket.socket) -> Side:
         raw = socket.SocketType(end.family, end.type, end.proto, end.detach())
         raw.setblocking(False)
+        raw.setsockopt(socket.SOL_SOCKET, socket.SO_OOBINLINE, 1)  # as those of a service have it
         return Side(raw, self, self.shared)
 
     # as their owner
@@ -594,4 +595,3 @@ def test_a_bulk_side_lets_others_have_their_turn() -> None:
         for thread in threads:
             thread.join(LONGEST)
         assert len(turns) == 100
-

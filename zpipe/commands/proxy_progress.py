@@ -49,11 +49,9 @@ def view(snapshot: Snapshot, past: Past | None = None) -> View:
     """Return what is shown of a snapshot; rates are those since an earlier one, if there is one."""
     connections, moved = snapshot["connections"], snapshot["bytes"]
     before, seconds = past or (None, 0.0)
-    listeners = " ".join(map(_clean, snapshot["listeners"])) or f"pid {snapshot['pid']}"
-
     rows = [
         _row(
-            listeners,
+            _place(snapshot),
             {
                 "state": snapshot["state"],
                 "active": connections["active"],
@@ -172,8 +170,14 @@ def line(snapshot: Snapshot, past: Past | None = None) -> str:
         down,
         f"{alive} of {len(upstreams)} upstreams up" if alive < len(upstreams) else "",
     ]
-    name = snapshot["name"] or " ".join(snapshot["listeners"]) or f"pid {snapshot['pid']}"
+    name = snapshot["name"] or _place(snapshot)
     return _clean(f"{name}: {', '.join(part for part in parts if part)}")
+
+
+def _place(snapshot: Snapshot) -> str:
+    """Return the address where it listens, or the first of them and how many more there are."""
+    first, *more = snapshot["listeners"] or [f"pid {snapshot['pid']}"]
+    return _clean(f"{first} +{len(more)}" if more else first)
 
 
 def _head(snapshot: Snapshot) -> str:
@@ -187,7 +191,9 @@ def _notes(snapshot: Snapshot) -> list[str]:
     """Return what has no column; nothing of what never happened."""
     connections, moved = snapshot["connections"], snapshot["bytes"]
     both = moved["up"] + moved["down"]
+    several = len(snapshot["listeners"]) > 1
     notes = [
+        ("listens at", ", ".join(snapshot["listeners"]) if several else ""),
         ("ended", _counts(connections["closed"])),
         ("refused", _counts(connections["refused"])),
         ("at most", f"{connections['max']} open" if connections.get("max") else ""),

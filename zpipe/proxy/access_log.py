@@ -52,8 +52,15 @@ class AccessLog:
     Raises: TransferError  the file cannot be opened, or a FIFO has no reader.
     """
 
-    def __init__(self, path: str | None, form: Literal["text", "json"], loop: Loop):
+    def __init__(
+        self,
+        path: str | None,
+        form: Literal["text", "json"],
+        loop: Loop,
+        told: Callable[[str], None] | None = None,
+    ):
         self.dropped = 0
+        self._told = told
         self.problem: str | None = None
         self._path = None if path in (None, "-") else path
         self._name = self._path or "standard output"
@@ -101,7 +108,7 @@ class AccessLog:
         try:
             self._sink = self._open()
         except TransferError as error:
-            self.problem = str(error)
+            self._note(str(error))
             return
         self.problem = None
         self._cut = False
@@ -148,7 +155,7 @@ class AccessLog:
         for place, line in enumerate(lines):
             if self._queued + len(line) > _ROOM:
                 self.dropped += len(lines) - place
-                self.problem = self.problem or f"{self._name}: write: its reader is too slow"
+                self._note(f"{self._name}: write: its reader is too slow")
                 break
             if size + len(line) > select.PIPE_BUF and piece:
                 self._queue.append(b"".join(piece))
@@ -185,7 +192,13 @@ class AccessLog:
         self._queued = 0
 
     def _failed(self, error: OSError) -> None:
-        self.problem = self.problem or f"{self._name}: write: {reason(error)}"
+        self._note(f"{self._name}: write: {reason(error)}")
+
+    def _note(self, problem: str) -> None:
+        if self.problem is None:
+            self.problem = problem
+            if self._told is not None:
+                self._told(f"{problem}: lines of the access log are lost")
 
     def _watch(self) -> None:
         if not self._watched:

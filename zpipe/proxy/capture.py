@@ -1,7 +1,7 @@
 """Connections as files: what went up, what went down, and a line of an index for each.
 
-The relay's thread hands over bytes and pipes and never waits: it appends to a queue, and a thread
-of its own writes. The queue is bounded; where the disk cannot follow, or fails, or has no room,
+The relay's thread hands over bytes and pipes and never waits: it appends to a list, and a thread
+of its own writes. What waits is bounded; where the disk cannot follow, or fails, or has no room,
 the recording of a connection is given up, never the connection: both files then hold a beginning
 of what went through, and the line says how much is missing.
 
@@ -38,6 +38,8 @@ if TYPE_CHECKING:
     from zpipe.kernel.pipes import Pipe
     from zpipe.proxy.settings import Capture
 
+    Piece = bytes | tuple[Pipe, int]  # a message, or a pipe with so many bytes in it
+
 VERSION = 1
 INDEX = "index.jsonl"
 ID = re.compile(
@@ -56,13 +58,14 @@ GIVEN_UP = {
 
 _STATE = ".state"
 _BLOCK = 4096
-_ITEM = 256  # bytes that an entry of the queue takes besides its data
-_MUCH = 256 << 10  # of backlog: do not gather any longer
-_GATHER = 0.02  # seconds until small messages are written, those of a connection in one call
+_ITEM = 64  # bytes that a message takes besides its data
+_MUCH = 1 << 20  # of backlog: do not gather any longer
+_GATHER = 0.1  # seconds until small messages are written, those of a connection in one call
 _ROOM = 64 << 10
 _SPARE = 8  # chunks that are kept for what cannot be merged: ends, and what comes after them
-_ROUND = 512  # entries that are written together
-_BURST = 64  # entries, or chunks, between two pauses
+_ROUND = 128  # connections that are written together
+_BURST = 16  # connections between two pauses
+_LINES = 256  # of the index, or chunks in one of them, between two pauses
 _PAUSE = 0.00005
 _FILES = 64  # that are open at a time, whatever the number of connections
 _BUFFERS = 256  # of one write; IOV_MAX is 1024
@@ -86,10 +89,13 @@ class Tape:
         "_seen",
         "began",
         "codes",
+        "ended",
         "given_up",
         "listener",
         "lost",
         "peer",
+        "pending",
+        "queued",
         "sides",
         "times",
         "zero",
@@ -104,12 +110,16 @@ class Tape:
         self.peer = peer
         self.listener = listener
         self.given_up: str | None = None
-        # the writer's own: whether it records nothing any more; files by direction; and the
-        # chunks, each a time in milliseconds, and its bytes * 2 + direction
-        self.lost = False
-        self.sides: tuple[_Side, _Side] | None = None
+        # both threads: what is to be written, down and up; whether the writer knows of it
+        self.pending: tuple[list[Piece], list[Piece]] = ([], [])
+        self.queued = False
+        self.ended: _End | None = None
+        # the chunks: milliseconds, and bytes * 2 + direction; the writer has them after the end
         self.times: array[int] | None = None
         self.codes: array[int] | None = None
+        # the writer's own: whether it records nothing any more; files
+        self.lost = False
+        self.sides: tuple[_Side, _Side] | None = None
 
     def data(self, up: bool, data: bytes) -> None:
         """Record a small message; nobody may change it later."""
@@ -117,8 +127,12 @@ class Tape:
         if not count:
             return
         if self.given_up is None:
-            if self._recorder.put_data(self, up, data, count):
+            if self._recorder.admits(count):
                 self._seen[up] += count
+                self.note(monotonic(), up, count)
+                self.pending[up].append(data)
+                if not self.queued:
+                    self._recorder.queue(self)
                 return
             self.give_up("slow")
         self.miss(up, count)
@@ -126,8 +140,13 @@ class Tape:
     def pipe(self, up: bool, pipe: Pipe, count: int) -> None:
         """Record the `count` bytes that are in a pipe, which is the recorder's from now on."""
         if self.given_up is None:
-            if self._recorder.put_pipe(self, up, pipe, count):
+            if self._recorder.admits_pipe():
                 self._seen[up] += count
+                if count:
+                    self.note(monotonic(), up, count)
+                self.pending[up].append((pipe, count))
+                if not self.queued:
+                    self._recorder.queue(self)
                 return
             self.give_up("slow")
         pipe.close()
@@ -138,7 +157,7 @@ class Tape:
         to half-close when the client did.
         """
         if self.given_up is None:
-            self._recorder.put(self, up, b"", 0)
+            self.note(monotonic(), up, 0)
 
     def miss(self, up: bool, count: int) -> None:
         """Count bytes that were not given to the tape; so it is given up, if it was not before."""
@@ -154,7 +173,9 @@ class Tape:
 
     def end(self, upstream: str | None, reason: str) -> None:
         """Write the line, when all before it is on the disk. Called once, and nothing after it."""
-        self._recorder.put(self, False, _End(upstream, reason, *self._seen), 0)
+        self.ended = _End(monotonic(), upstream, reason, *self._seen)
+        if not self.queued:
+            self._recorder.queue(self)
 
     @property
     def id(self) -> str:
@@ -163,21 +184,20 @@ class Tape:
         when = strftime("%Y%m%dT%H%M%S", gmtime(seconds))
         return f"{when}.{micros:06}-{self._recorder.pid}-{self._number}"
 
-    # what follows is called by the writer
-
     def note(self, when: float, up: bool, count: int) -> None:
         """Add a chunk, or to the one before it."""
         if self.times is None or self.codes is None:
             self.times, self.codes = array("Q"), array("Q")
-        times, codes = self.times, self.codes
-        moment = max(0, int((when - self.zero) * 1000))
-        same = codes and codes[-1] & 1 == up and codes[-1] > 1 and times[-1] == moment
-        if same and count:
-            codes[-1] += count << 1
-            return
-        if count and self.coarse and self._add_coarsely(up, count):
-            return
-        times.append(moment)
+        codes = self.codes
+        moment = int((when - self.zero) * 1000)
+        if codes and count:
+            last = codes[-1]
+            if last & 1 == up and last > 1 and self.times[-1] == moment:
+                codes[-1] = last + (count << 1)
+                return
+            if len(codes) >= CHUNKS - _SPARE and self._add_coarsely(up, count):
+                return
+        self.times.append(moment)
         codes.append(count << 1 | up)
 
     def _add_coarsely(self, up: bool, count: int) -> bool:
@@ -213,25 +233,25 @@ class Tape:
 
 
 class _End:
-    """The last entry of a tape: what there is to say, and the bytes that went through."""
+    """What there is to say of a connection, and the bytes that went through."""
 
-    __slots__ = ("down", "reason", "up", "upstream")
+    __slots__ = ("down", "reason", "up", "upstream", "when")
 
-    def __init__(self, upstream: str | None, reason: str, down: int, up: int):
-        self.upstream, self.reason, self.down, self.up = upstream, reason, down, up
+    def __init__(self, when: float, upstream: str | None, reason: str, down: int, up: int):
+        self.when, self.upstream, self.reason = when, upstream, reason
+        self.down, self.up = down, up
 
 
 class _Side:
-    """The file of one direction; `pending` is what is written together with what follows."""
+    """The file of one direction."""
 
-    __slots__ = ("fd", "made", "name", "pending", "size")
+    __slots__ = ("fd", "made", "name", "size")
 
     def __init__(self, name: str):
         self.name = name
         self.fd = -1
         self.made = False
         self.size = 0
-        self.pending: list[bytes] = []
 
 
 class Recorder:
@@ -263,7 +283,7 @@ class Recorder:
         self.bytes = 0  # recorded; the writer counts
         self.refused = 0  # the relay's thread counts
         self._dropped = 0  # the writer counts
-        self._queue: deque[tuple[Tape, float, bool, bytes | Pipe | _End, int]] = deque()
+        self._queue: deque[Tape] = deque()
         self._put_bytes = self._put_pipes = 0  # by the relay's thread
         self._got_bytes = self._got_pipes = 0  # by the writer
         self._idle = True
@@ -296,35 +316,34 @@ class Recorder:
         self._wake.set()
         self._thread.join(wait)
 
-    def put(self, tape: Tape, up: bool, what: bytes | Pipe | _End, count: int) -> None:
-        """Queue an entry."""
-        if self._closing:
-            return
-        self._queue.append((tape, monotonic(), up, what, count))
-        if self._idle:
-            self._idle = False
-            self._wake.set()
-
-    def put_data(self, tape: Tape, up: bool, data: bytes, count: int) -> bool:
-        """Queue bytes; False: there are too many, or nobody will write them."""
+    def admits(self, count: int) -> bool:
+        """Tell whether so many bytes may wait for the disk, and count them."""
         waiting = self._put_bytes - self._got_bytes + count
         if waiting > BACKLOG or self._closing:
             return False
         self._put_bytes += count + _ITEM
-        self.put(tape, up, data, count)
         if waiting > _MUCH and not self._hurry.is_set():
             self._hurry.set()
         return True
 
-    def put_pipe(self, tape: Tape, up: bool, pipe: Pipe, count: int) -> bool:
-        """Queue a pipe; False: there are too many, or nobody will empty it."""
+    def admits_pipe(self) -> bool:
+        """Tell whether one more pipe may wait for the disk, and count it."""
         if self._put_pipes - self._got_pipes >= PIPES or self._closing:
             return False
         self._put_pipes += 1
-        self.put(tape, up, pipe, count)
         if not self._hurry.is_set():
             self._hurry.set()
         return True
+
+    def queue(self, tape: Tape) -> None:
+        """Tell the writer that a tape has something for it."""
+        if self._closing:
+            return
+        tape.queued = True
+        self._queue.append(tape)
+        if self._idle:
+            self._idle = False
+            self._wake.set()
 
     # what follows is done by the writer
 
@@ -347,34 +366,40 @@ class Recorder:
             self._folder.close()
 
     def _round(self, count: int) -> None:
-        """Write so many entries of the queue."""
-        touched: dict[Tape, None] = {}
-        ended: list[tuple[Tape, float, _End]] = []
-        taken = 0
+        """Write what so many tapes have."""
+        ended: list[tuple[float, int, Tape]] = []
         for number in range(1, count + 1):
-            tape, when, up, what, size = self._queue.popleft()
-            if isinstance(what, bytes):
-                if size:
-                    taken += size + _ITEM
-                    touched[tape] = None
-                    self._side(tape, up).pending.append(what)
-                tape.note(when, up, size)
-            elif isinstance(what, _End):
-                ended.append((tape, when, what))
-            else:
-                if size:
-                    tape.note(when, up, size)
-                self._take_pipe(tape, up, what, size)
+            tape = self._queue.popleft()
+            # in this order: what comes from now on queues it again, and before its end is all
+            tape.queued = False
+            end = tape.ended
+            for up in (False, True):
+                if tape.pending[up]:
+                    self._write_pending(tape, up)
+            if end is not None:
+                ended.append((end.when, number, tape))
             if number % _BURST == 0:
                 sleep(_PAUSE)
-        for number, tape in enumerate(touched, 1):
-            for side in tape.sides or ():
-                self._flush(tape, side)
-            if number % _BURST == 0:
-                sleep(_PAUSE)
-        self._got_bytes += taken
         if ended:
-            self._finish(ended)
+            self._finish([tape for _, _, tape in sorted(ended)])
+
+    def _write_pending(self, tape: Tape, up: bool) -> None:
+        """Write the messages and pipes of one direction that wait at the moment."""
+        pending = tape.pending[up]
+        pieces = pending[: len(pending)]
+        del pending[: len(pieces)]
+        side = self._side(tape, up)
+        messages: list[bytes] = []
+        for piece in pieces:
+            if isinstance(piece, bytes):
+                messages.append(piece)
+                continue
+            if messages:
+                self._write_messages(tape, side, messages)
+                messages = []
+            self._take_pipe(tape, side, *piece)
+        if messages:
+            self._write_messages(tape, side, messages)
 
     @staticmethod
     def _side(tape: Tape, up: bool) -> _Side:
@@ -383,10 +408,8 @@ class Recorder:
             tape.sides = _Side(f"{name}.up"), _Side(f"{name}.down")
         return tape.sides[0 if up else 1]
 
-    def _take_pipe(self, tape: Tape, up: bool, pipe: Pipe, count: int) -> None:
+    def _take_pipe(self, tape: Tape, side: _Side, pipe: Pipe, count: int) -> None:
         """Empty a pipe into the file, and give it back; one that keeps bytes is closed."""
-        side = self._side(tape, up)
-        self._flush(tape, side)
 
         def write(allowed: int) -> None:
             while allowed:
@@ -401,11 +424,8 @@ class Recorder:
         else:
             self._give_back(pipe)
 
-    def _flush(self, tape: Tape, side: _Side) -> None:
-        """Write what is pending."""
-        if not side.pending:
-            return
-        pending, side.pending = side.pending, []
+    def _write_messages(self, tape: Tape, side: _Side, pending: list[bytes]) -> None:
+        """Write messages, many of them by one call."""
         count = sum(map(len, pending))
 
         def write(allowed: int) -> None:
@@ -422,6 +442,7 @@ class Recorder:
                         rest = rest[written:]
 
         self._record(tape, side, count, write)
+        self._got_bytes += count + _ITEM * len(pending)
 
     def _record(self, tape: Tape, side: _Side, count: int, write: Callable[[int], None]) -> None:
         """Let `count` bytes be written, or what there is room for; `write` counts them in the size.
@@ -490,24 +511,26 @@ class Recorder:
             del self._open[side]
             os.close(fd)
 
-    def _finish(self, ended: list[tuple[Tape, float, _End]]) -> None:
+    def _finish(self, ended: list[Tape]) -> None:
         """Write the lines of connections that have ended."""
         lines = []
-        for tape, when, end in ended:
+        for tape in ended:
             for side in tape.sides or ():
                 self._close(side)
                 if side.made and not side.size:
                     self._folder.remove(side.name)
-            lines.append(_line(tape, when, end))
+            lines.append(_line(tape))
             if tape.given_up is not None:
                 self._tell(f"{tape.id}: {GIVEN_UP.get(tape.given_up, tape.given_up)}")
+            if len(lines) % _BURST == 0:
+                sleep(_PAUSE)
         try:
             self._folder.append(b"".join(lines))
             return
         except OSError as error:
             self._tell(f"{INDEX}: {reason(error)}")
         # files without a line tell nobody anything, and without them there may be room for it
-        for tape, _, _ in ended:
+        for tape in ended:
             tape.given_up = "no room for the index"
             for side in tape.sides or ():
                 self._folder.remove(side.name)
@@ -515,7 +538,7 @@ class Recorder:
                 self._count(-side.size, 0)
                 side.size = 0
         try:
-            self._folder.append(b"".join(_line(*each) for each in ended))
+            self._folder.append(b"".join(map(_line, ended)))
         except OSError:
             pass  # it is told already
 
@@ -548,14 +571,16 @@ def _blocks(size: int) -> int:
     return (size + _BLOCK - 1) // _BLOCK * _BLOCK
 
 
-def _line(tape: Tape, when: float, end: _End) -> bytes:
+def _line(tape: Tape) -> bytes:
     """Return the line of the index, made in bursts: it may have a megabyte."""
+    end = tape.ended
+    assert end is not None
     up, down = (side.size for side in tape.sides) if tape.sides else (0, 0)
     record: dict[str, object] = {
         "v": VERSION,
         "id": tape.id,
         "began": round(tape.began, 6),
-        "ended": round(tape.began + max(0.0, when - tape.zero), 6),
+        "ended": round(tape.began + max(0.0, end.when - tape.zero), 6),
         "peer": tape.peer,
         "listener": tape.listener,
         "upstream": end.upstream,
@@ -572,7 +597,7 @@ def _line(tape: Tape, when: float, end: _End) -> bytes:
     for number, (moment, upwards, count) in enumerate(tape.chunks()):
         comma = "," if number else ""
         parts.append(f'{comma}[{moment},"{"u" if upwards else "d"}",{count}]')
-        if number % _BURST == _BURST - 1:
+        if number % _LINES == _LINES - 1:
             sleep(_PAUSE)
     parts.append("]}\n")
     return "".join(parts).encode()
@@ -811,7 +836,7 @@ class _Folder:
             for number, line in enumerate(file, 1):
                 ours = _INDEXED.match(line)
                 found.append((ours[1].decode() if ours else "", len(line)))
-                if number % _BURST == 0:
+                if number % _LINES == 0:
                     sleep(_PAUSE)
         return found
 

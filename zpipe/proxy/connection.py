@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from typing import Any
 
     from zpipe.proxy.capture import Recorder, Tape
+    from zpipe.proxy.expiry import Expiry
     from zpipe.proxy.header import ProxyHeader
     from zpipe.proxy.listening import Listener
     from zpipe.proxy.mirror import MirrorTap
@@ -33,6 +34,9 @@ _STREAM = socket.SOCK_STREAM | socket.SOCK_NONBLOCK | socket.SOCK_CLOEXEC
 _RESET = struct.pack("ii", 1, 0)  # SO_LINGER: close sends RST, and drops what was not sent
 _PEEKED = 17 << 10  # a PROXY header, or a ClientHello of the longest record
 _BROKEN = (errno.ECONNRESET, errno.EPIPE)
+# no fault of the upstream: memory, or ports of ours
+_OURS = (errno.ENOBUFS, errno.ENOMEM, errno.EADDRNOTAVAIL, errno.EAGAIN)
+_EPHEMERAL = 32768  # ip_local_port_range begins here unless somebody has changed it
 _RETRY_FULL = 0.02  # a UNIX listener whose backlog is full says so at once, and never again
 _DROPPED = 1 << 20
 
@@ -54,6 +58,7 @@ class Connection:
         "_tape",
         "_took",
         "_tried",
+        "_waits",
         "admitted",
         "client",
         "mirrors",
@@ -84,6 +89,7 @@ class Connection:
         self._began = time()
         self._started = service.loop.now
         self._took: float | None = None
+        self._waits: Expiry[Connection] | None = None  # whose time runs
         self._full_since = 0.0
         self.problem = "no upstream"
         self._ended = False
@@ -98,7 +104,7 @@ class Connection:
     def begin(self) -> None:
         """Look at what the client opens with, if that is wanted; else connect."""
         if self.service.peeks:
-            self.service.opening.add(self)
+            self._wait_in(self.service.opening)
             self.service.loop.watch(self.client.fd, WATCHED, self._peek)
         else:
             self.connect()
@@ -108,22 +114,27 @@ class Connection:
         try:
             data = self.client.sock.recv(_PEEKED, socket.MSG_PEEK)
         except BlockingIOError:
-            return
+            if self._header is None or self.service.routes:
+                return
+            data = b""  # the header was all so far, and nothing else is waited for
         except OSError as error:
             self.broken(self.client, error)
             return
-        if not data:
-            self.close("client-left")
-            return
+        else:
+            if not data and self._header is None:
+                self.close("client-left")
+                return
         final = bool(event & ODD) or len(data) == _PEEKED
         if self.service.takes_header and self._header is None:
             length = self._take_header(data, final=final)
             if length is None:
                 return
-            data = data[length:]
+            if length:
+                self._peek(event)  # a long header may have hidden what is behind it
+                return
         if self.service.routes and not self._take_name(data, final=final):
             return
-        self.service.opening.discard(self)
+        self._wait_in(None)
         # the upstream's socket must not get a number that an event of this batch is still about
         self.service.loop.after(self.connect)
 
@@ -250,8 +261,7 @@ class Connection:
                 return
             if code and code != errno.EINPROGRESS:
                 sock.close()
-                self.problem = os.strerror(code)
-                self._no_answer(target)
+                self._no_answer(target, code)
                 continue
             self.target = target
             target.active += 1
@@ -264,6 +274,7 @@ class Connection:
             except OSError:
                 self.close("no-upstream", reset=True)
                 return
+            self._waits = service.connecting
             service.connecting.add(self)
             return
         self.close("no-upstream", reset=True)
@@ -273,23 +284,24 @@ class Connection:
         self._full_since = self._full_since or now
         return now - self._full_since < self.service.settings.timeouts.connect
 
-    def _no_answer(self, target: Target) -> None:
-        target.failed(self.service.loop.now)
+    def _no_answer(self, target: Target, code: int) -> None:
+        self.problem = os.strerror(code)
+        if code not in _OURS:
+            target.failed(self.service.loop.now)
         self._tried += (target,)
         if len(self._tried) <= self.service.settings.retries:
             self.service.counters.retried += 1
 
     def connect_failed(self, code: int = errno.ETIMEDOUT) -> None:
         """Give up the upstream that is being connected to, and try another one after the batch."""
-        self.problem = os.strerror(code)
         server, target = self.server, self.target
         assert server is not None and target is not None
-        self.service.connecting.discard(self)
+        self._wait_in(None)
         server.close()
         self.server = None
         target.active -= 1
         self.target = None
-        self._no_answer(target)
+        self._no_answer(target, code)
         self.service.loop.after(self.connect)
 
     def _connecting(self, event: int) -> None:
@@ -303,8 +315,12 @@ class Connection:
                 return
         if not event & OUT:
             return
+        if self._is_own(server):
+            self.connect_failed(errno.ECONNREFUSED)
+            return
         service = self.service
         service.connecting.discard(self)
+        self._waits = None
         service.loop.handle(server.fd, server.ready)
         if server.sock.family == socket.AF_UNIX:
             # the room of a UNIX socket is told of with every read of its peer
@@ -315,16 +331,15 @@ class Connection:
         target.connections += 1
         self._took = service.loop.now - self._started
         client = self.client
-        service.loop.handle(client.fd, client.ready)
         if service.burdens:
             service.burden(self)
-        client.requicken()
         if service.settings.header.send != "no":
             self._send_header()
             if self._ended:
                 return
         client.readable = True
         if service.peeks:
+            service.loop.handle(client.fd, client.ready)
             client.pull()
         else:
             client.pull(probe=False)  # what is left unread is told of by the watch
@@ -335,12 +350,35 @@ class Connection:
             except OSError as error:
                 self.broken(client, error)
                 return
-        if not self._ended and event & (IN | ODD):
+        if event & (IN | ODD) and not self._ended:
             server.ready(event)
+        if not self._ended:
+            client.requicken()
+
+    def _is_own(self, server: Side) -> bool:
+        """Tell whether a socket is connected to itself.
+
+        Where nobody listens at a port of this machine that the kernel also gives to clients, a
+        connect may be given that very port, and succeeds (a simultaneous open with itself).
+        """
+        assert self.target is not None
+        _, address = self.target.address()
+        if not isinstance(address, tuple) or address[1] < _EPHEMERAL:
+            return False
+        own = server.sock.getsockname()
+        return bool(own[:2] == address[:2])
+
+    def _wait_in(self, expiry: Expiry[Connection] | None) -> None:
+        """Let another time run than before, or none."""
+        if self._waits is not None:
+            self._waits.discard(self)
+        self._waits = expiry
+        if expiry is not None:
+            expiry.add(self)
 
     def _send_header(self) -> None:
         """Tell the upstream who the client is, before anything else."""
-        from zpipe.proxy.header import build
+        from zpipe.proxy.header import LOCAL, build
 
         header = self._header
         tlvs = header.tlvs if header is not None else b""
@@ -356,7 +394,10 @@ class Connection:
         ]
         version = self.service.settings.header.send
         assert version != "no"
-        self.client.give(build(version, pair[0], pair[1], tlvs))
+        if version == "v2" and not isinstance(pair[0], tuple):
+            self.client.give(LOCAL)
+        else:
+            self.client.give(build(version, pair[0], pair[1], tlvs))
 
     def record(self, recorder: Recorder) -> Tape:
         """Begin a tape of this connection."""
@@ -371,8 +412,9 @@ class Connection:
             return
         if self.client.finished and server.finished:
             self.close("closed")
-        else:
-            self.service.half_closed.add(self)
+        elif self._waits is None:
+            self._waits = self.service.half_closed
+            self._waits.add(self)
 
     def broken(self, side: Side, error: OSError) -> None:
         if self._ended:
@@ -404,10 +446,16 @@ class Connection:
             if side is not None and not side.finished:
                 for tap in side.taps:
                     tap.end()
-        lost = self._drop(client, reset=reset)
-        if server is not None:
-            lost += self._drop(server, reset=reset)
-        service.counters.lost += lost
+        if self._waits is not None:
+            self._wait_in(None)
+        if why == "closed" and server is not None:
+            client.close()
+            server.close()
+        else:
+            lost = self._drop(client, reset=reset)
+            if server is not None:
+                lost += self._drop(server, reset=reset)
+            service.counters.lost += lost
         if target is not None:
             target.active -= 1
             target.sent += client.count

@@ -81,7 +81,7 @@ def merged(snapshots: list[Snapshot]) -> Snapshot:
     return total
 
 
-_NOT_ADDED = ("v", "weight", "started", "max")
+_NOT_ADDED = ("v", "weight", "started")
 
 
 def _added(key: str, mine: Any, other: Any) -> Any:

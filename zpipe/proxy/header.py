@@ -40,6 +40,11 @@ _CRC32C = 3
 _MAPPED = b"\0" * 10 + b"\xff\xff"  # before an IPv4 address that is written as an IPv6 one
 
 
+# what a proxy says of a connection of its own, or of a client that no address family can name:
+# AF_UNIX and UNSPEC are reset by HAProxy 2.6, which sends this for its own UNIX clients
+LOCAL = _V2 + b"\x20\0\0\0"
+
+
 class Incomplete(Exception):
     """There may be a header, and no judgement before `wanted` bytes in all are there."""
 

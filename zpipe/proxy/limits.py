@@ -63,7 +63,7 @@ def fds_of_connection(settings: Settings) -> int:
     """Return the fds that one connection may hold, without pipes."""
     mirrors = sum(2 if mirror.direction == "both" else 1 for mirror in settings.mirrors)
     spills = sum(1 for mirror in settings.mirrors if mirror.when_full == "spill")
-    return 2 + mirrors + spills + (2 if settings.capture is not None else 0)
+    return 2 + mirrors + spills
 
 
 def raise_fd_limit() -> None:
@@ -76,12 +76,15 @@ def raise_fd_limit() -> None:
             pass
 
 
-def most_connections(settings: Settings) -> int:
-    """Return how many connections the fds of this process are enough for, or what was asked for."""
+def most_connections(settings: Settings, workers: int = 1) -> int:
+    """Return how many connections one worker may have.
+
+    That is what its fds are enough for, or its share of what was asked for if that is less.
+    """
     fds, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
     if fds == resource.RLIM_INFINITY:
         fds = 1 << 30
     own = min(_OWN, fds // 2) + min(fds // 8, 128)  # and pipes, two each
     bound = max(1, (fds - own) // fds_of_connection(settings))
     wanted = settings.limits.connections
-    return bound if wanted is None else min(bound, wanted)
+    return bound if wanted is None else min(bound, max(1, -(-wanted // workers)))

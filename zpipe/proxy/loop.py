@@ -90,7 +90,10 @@ class Loop:
     def watch(self, fd: int, events: int, ready: Ready) -> None:
         """Call `ready(events)` when something happens at an fd. Raises: OSError."""
         self._epoll.register(fd, events)
-        self.handle(fd, ready)
+        if fd < len(self._ready):
+            self._ready[fd] = ready
+        else:
+            self.handle(fd, ready)
 
     def handle(self, fd: int, ready: Ready) -> None:
         """Replace the handler of an fd, or prepare that of one that is not watched yet."""

@@ -87,6 +87,11 @@ class MetricsServer:
         os.close(self._ending)
         self._ending = -1
 
+    def forget(self) -> None:
+        """Close the listeners in a process that was forked, and has no thread to serve them."""
+        for listener in self._listeners:
+            listener.close()
+
     def _serve(self) -> None:
         poll = select.poll()
         poll.register(self._ending, select.POLLIN)

@@ -73,6 +73,11 @@ class MirrorService:
         if len(self._lingering) > self._most_lingering:
             next(iter(self._lingering)).too_late(at_once=True)
 
+    def close(self) -> None:
+        """Give up what taps still have to send."""
+        while self._lingering:
+            next(iter(self._lingering)).too_late(at_once=True)
+
     def gone(self, tap: MirrorTap) -> None:
         """Forget a tap."""
         self.active -= 1
@@ -273,7 +278,7 @@ class MirrorTap:
         if spill is None:
             return False
         pool = self._service.pool
-        pipe = pool.take()
+        pipe = pool.take(beyond=True)
         if pipe is None:
             raise OSError(errno.EMFILE, "")
         try:
@@ -333,7 +338,7 @@ class MirrorTap:
         pool = self._service.pool
         rest = memoryview(data)
         while rest and self._spill is not None:
-            pipe = pool.take()
+            pipe = pool.take(beyond=True)
             if pipe is None:
                 self._service.missed += len(rest)
                 self._give_up("no-pipes")
@@ -353,7 +358,8 @@ class MirrorTap:
         except OSError as error:
             why = _why(error)
         else:
-            why = "spill-full"
+            full = spill.size + left > self._service.mirror.spill_max
+            why = "spill-full" if full else "no-space"
         self._queued += count - left
         if left:
             pool.discard(pipe)

@@ -35,18 +35,18 @@ class Pool:
         """Tell whether so many more may be out, as far as the bound goes."""
         return self.borrowed + count <= self._most
 
-    def take(self) -> Pipe | None:
-        """Return an empty pipe; None: there is none to be had."""
+    def take(self, *, beyond: bool = False) -> Pipe | None:
+        """Return an empty pipe, `beyond` the bound if need be; None: there is none to be had."""
         if self._free:
             self.borrowed += 1
             return self._free.pop()
-        if self.borrowed >= self._most:
+        if self.borrowed >= self._most and not beyond:
             return None
         try:
             pipe = Pipe(self._capacity)
         except OSError:
             return None
-        if pipe.capacity < _ENOUGH:
+        if pipe.capacity < _ENOUGH and not beyond:
             pipe.close()
             return None
         self.borrowed += 1

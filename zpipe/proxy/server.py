@@ -26,7 +26,10 @@ if TYPE_CHECKING:
     from zpipe.proxy.access_log import AccessLog
     from zpipe.proxy.capture import Recorder
     from zpipe.proxy.listening import Listener
+    from zpipe.proxy.metrics import MetricsServer
+    from zpipe.proxy.notify import Notifier
     from zpipe.proxy.settings import Operation
+    from zpipe.proxy.status import StatusSocket
 
     class Display(Protocol):
         """What shows a person how it goes."""
@@ -41,11 +44,21 @@ if TYPE_CHECKING:
     Told = Callable[[str], None]
 
 
+_LAST_WRITES = 5.0  # seconds that what is recorded may take to be written at the end
+
+
+def exit_idle(plans: list[Plan]) -> float | None:
+    """Return after how many idle seconds the process ends; None: never."""
+    seconds = [plan.settings.timeouts.exit_idle for plan in plans]
+    return max((one for one in seconds if one is not None), default=None)
+
+
 class Worker:
     """What serves: one loop, and a service for each proxy."""
 
     def __init__(
         self,
+        loop: Loop,
         plans: list[Plan],
         listeners: list[list[Listener]],
         operation: Operation,
@@ -53,7 +66,7 @@ class Worker:
         *,
         workers: int = 1,
     ):
-        self.loop = Loop()
+        self.loop = loop
         self._plans = plans
         self._told = told
         self._pool = Pool(max(plan.settings.pipe_size for plan in plans))
@@ -61,7 +74,7 @@ class Worker:
         if operation.access_log is not None:
             from zpipe.proxy.access_log import AccessLog
 
-            self._log = AccessLog(operation.access_log, operation.access_format, self.loop)
+            self._log = AccessLog(operation.access_log, operation.access_format, self.loop, told)
         self._recorders: list[Recorder] = []
         self.services = []
         for plan, own in zip(plans, listeners, strict=True):
@@ -70,16 +83,17 @@ class Worker:
             if plan.settings.capture is not None:
                 from zpipe.proxy.capture import Recorder
 
-                service.recorder = Recorder(plan.settings.capture, self._give_back)
+                service.recorder = Recorder(plan.settings.capture, self._give_back, told)
                 self._recorders.append(service.recorder)
             service.empty = self._empty
             for mirror in service.mirrors:
                 mirror.empty = self._empty
             self.services.append(service)
         self._asked = 0
-        self._idle_since: float | None = None
-        idle = [plan.settings.timeouts.exit_idle for plan in plans]
-        self._exit_idle = max((one for one in idle if one is not None), default=None)
+        self._idle_since = 0.0
+        self._idle_timer = False
+        # of several workers each knows its own connections only: the supervisor decides
+        self._exit_idle = exit_idle(plans) if workers == 1 else None
         self._state = "running"
         self._started = time()
         self._workers = workers
@@ -102,8 +116,11 @@ class Worker:
         self._asked += 1
         if self._asked > 1:
             self.loop.stop()
-            return
-        self._state = "draining"
+        else:
+            self._state = "draining"
+            self.loop.after(self._drain)
+
+    def _drain(self) -> None:
         for service in self.services:
             service.drain()
         if not any(service.busy for service in self.services):
@@ -126,26 +143,41 @@ class Worker:
         if self._asked:
             self.loop.stop()
         elif self._exit_idle is not None:
-            self._idle_since = since = self.loop.now
-            self.loop.later(self._exit_idle, lambda: self._still_idle(since))
+            self._idle_since = self.loop.now
+            if not self._idle_timer:
+                self._idle_timer = True
+                self.loop.later(self._exit_idle, self._still_idle)
 
-    def _still_idle(self, since: float) -> None:
-        if self._idle_since == since and not any(service.busy for service in self.services):
+    def _still_idle(self) -> None:
+        """Stop if nothing has been open for long enough; else look again when it may be."""
+        self._idle_timer = False
+        assert self._exit_idle is not None
+        if any(service.busy for service in self.services):
+            return
+        left = self._exit_idle - (self.loop.now - self._idle_since)
+        if left <= 0:
             self.loop.stop()
+        else:
+            self._idle_timer = True
+            self.loop.later(left, self._still_idle)
 
     def run(self) -> bool:
         """Serve until asked to end. Returns: whether it was asked twice, or in vain."""
         try:
             self.loop.run()
         finally:
-            for service in self.services:
-                service.close()
-            for recorder in self._recorders:
-                recorder.close(1.0)
-            if self._log is not None:
-                self._log.close()
-            self._pool.close()
+            self.close()
         return self._asked > 1
+
+    def close(self) -> None:
+        """End everything but the loop."""
+        for service in self.services:
+            service.close()
+        for recorder in self._recorders:
+            recorder.close(_LAST_WRITES)
+        if self._log is not None:
+            self._log.close()
+        self._pool.close()
 
     def snapshot(self) -> Snapshot:
         """Return what happened so far; may be called by any thread."""
@@ -165,68 +197,81 @@ class Worker:
 
 
 class Front:
-    """What a person and an init system see of it, whoever serves."""
+    """What a person and an init system see of it, whoever serves.
 
-    def __init__(
-        self,
-        loop: Loop,
-        snapshot: Callable[[], Snapshot],
-        operation: Operation,
-        told: Told,
-        shows: Shows | None,
-    ):
-        from zpipe.proxy.notify import Notifier
-        from zpipe.proxy.status import StatusSocket
+    Made before anything that is to belong to --user and --group; `show` comes before all else.
 
+    Raises: UsageError  the address of the metrics, the user or the group.
+    """
+
+    def __init__(self, loop: Loop, operation: Operation, told: Told):
         self._loop = loop
-        self._snapshot = snapshot
         self._told = told
-        self._metrics = None
+        self._metrics: MetricsServer | None = None
+        self._status: StatusSocket | None = None
+        self._notifier: Notifier | None = None
+        self._display: Display | None = None
+        self._snapshots: Callable[[], Snapshot] | None = None
+        self.asked: list[int] = []
         if operation.metrics is not None:
             from zpipe.proxy.metrics import MetricsServer
 
-            self._metrics = MetricsServer(operation.metrics, snapshot)
+            self._metrics = MetricsServer(operation.metrics, self._snapshot)
         try:
             drop_rights(operation)
         except BaseException:
             if self._metrics is not None:
                 self._metrics.close()
             raise
-        self._status = StatusSocket(loop, snapshot)
+
+    def _snapshot(self) -> Snapshot:
+        if self._snapshots is None:
+            raise RuntimeError("nothing is served yet")
+        return self._snapshots()
+
+    def show(self, snapshots: Callable[[], Snapshot], shows: Shows | None) -> None:
+        """Begin to tell what happens."""
+        from zpipe.proxy.notify import Notifier
+        from zpipe.proxy.status import StatusSocket
+
+        self._snapshots = snapshots
+        self._status = StatusSocket(self._loop, snapshots)
         self._notifier = Notifier.from_environment()
-        self._display = shows(loop, snapshot) if shows is not None else None
+        self._display = shows(self._loop, snapshots) if shows is not None else None
 
     def ready(self) -> None:
         """Say that it serves."""
-        self._notifier.ready(self._line())
+        if self._notifier is not None:
+            self._notifier.ready(self._line())
         self._guard()
 
     def _line(self) -> str:
         return self._display.line() if self._display is not None else ""
 
     def _guard(self) -> None:
-        interval = self._notifier.watchdog_interval
-        if interval is not None:
-            self._notifier.watchdog()
-            self._notifier.status(self._line())
-            self._loop.later(interval, self._guard)
+        notifier = self._notifier
+        if notifier is not None and notifier.watchdog_interval is not None:
+            notifier.watchdog()
+            notifier.status(self._line())
+            self._loop.later(notifier.watchdog_interval, self._guard)
 
     def listen_to_signals(
         self, terminate: Callable[[], None], reload: Callable[[], None]
     ) -> Callable[[], None]:
         """Have signals handled in the loop; returns what restores them."""
-        asked: list[int] = []
+        notifier = self._notifier
+        assert notifier is not None
 
         def on_end(number: int) -> None:
-            asked.append(number)
-            if len(asked) == 1:
-                self._notifier.stopping()
+            self.asked.append(number)
+            if len(self.asked) == 1:
+                notifier.stopping()
             terminate()
 
         def on_reload(number: int) -> None:
-            self._notifier.reloading()
+            notifier.reloading()
             reload()
-            self._notifier.ready(self._line())
+            notifier.ready(self._line())
 
         def on_question(number: int) -> None:
             self._told(self._line())
@@ -237,7 +282,6 @@ class Front:
             signal.SIGHUP: on_reload,
             signal.SIGUSR1: on_question,
         }
-        self.asked = asked
         before = {}
         for number, handler in handlers.items():
             if signal.getsignal(number) is not signal.SIG_IGN:
@@ -254,14 +298,23 @@ class Front:
 
         return restore
 
+    def forget(self) -> None:
+        """Close what a forked process has of it, so that it ends with the one that serves it."""
+        if self._metrics is not None:
+            self._metrics.forget()
+        if self._status is not None:
+            self._status.forget()
+
     def close(self) -> None:
         """Take everything away."""
         if self._display is not None:
             self._display.close()
         if self._metrics is not None:
             self._metrics.close()
-        self._status.close()
-        self._notifier.close()
+        if self._status is not None:
+            self._status.close()
+        if self._notifier is not None:
+            self._notifier.close()
 
 
 def serve(
@@ -300,17 +353,22 @@ def _serve_here(
     told: Told,
     shows: Shows | None,
 ) -> None:
-    worker = Worker(plans, listeners, operation, told)
-    front = Front(worker.loop, worker.snapshot, operation, told, shows)
-    restore = front.listen_to_signals(worker.terminate, worker.reload)
+    loop = Loop()
+    front = Front(loop, operation, told)
     try:
-        worker.start()
-        front.ready()
-        at_once = worker.run()
+        # opened with the rights that it is opened with again after it has been rotated
+        worker = Worker(loop, plans, listeners, operation, told)
+        front.show(worker.snapshot, shows)
+        restore = front.listen_to_signals(worker.terminate, worker.reload)
+        try:
+            worker.start()
+            front.ready()
+            at_once = worker.run()
+        finally:
+            restore()
     finally:
-        restore()
         front.close()
-        worker.loop.close()
+        loop.close()
     if at_once:
         raise Interrupted(front.asked[-1])
 
@@ -326,6 +384,8 @@ def drop_rights(operation: Operation) -> None:
     import pwd
 
     user = group = None
+    if os.geteuid() != 0 and _is_already(operation):
+        return
     try:
         if operation.user is not None:
             name = operation.user
@@ -334,6 +394,10 @@ def drop_rights(operation: Operation) -> None:
     except KeyError:
         if not operation.user or not operation.user.isdecimal():
             raise UsageError(f"--user: no user is named {operation.user}") from None
+        if operation.group is None:
+            raise UsageError(
+                f"--user {operation.user}: is no user that has a group: give --group"
+            ) from None
         user = int(operation.user)
     try:
         if operation.group is not None:
@@ -350,3 +414,21 @@ def drop_rights(operation: Operation) -> None:
     except OSError as error:
         what = f"--user {operation.user}" if operation.user else f"--group {operation.group}"
         raise UsageError(f"{what}: change to it: {os.strerror(error.errno or 0)}") from error
+
+
+def _is_already(operation: Operation) -> bool:
+    """Tell whether a process without rights is what it is asked to become."""
+    import grp
+    import pwd
+
+    user, group = operation.user, operation.group
+    try:
+        same_user = user is None or os.geteuid() == (
+            int(user) if user.isdecimal() else pwd.getpwnam(user).pw_uid
+        )
+        same_group = group is None or os.getegid() == (
+            int(group) if group.isdecimal() else grp.getgrnam(group).gr_gid
+        )
+    except KeyError:
+        return False
+    return same_user and same_group

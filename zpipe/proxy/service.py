@@ -114,7 +114,7 @@ class Service:
         )
         self._timed = timeouts.idle is not None or timeouts.lifetime is not None
         self._admission = Admission(settings.limits)
-        self.most = max(1, -(-most_connections(settings) // workers))
+        self.most = most_connections(settings, workers)
         self._refuses = settings.limits.when_full == "refuse"
         self._total = (
             (Limiter(max(1, settings.limits.total_rate // workers)),)
@@ -190,24 +190,25 @@ class Service:
             if self._listening:
                 self._accept(listener)
 
-    def _accept(self, listener: Listener) -> None:
+    def _accept(self, listener: Listener) -> bool:
+        """Accept a few. Returns: whether there may be more."""
         accept = listener.socket._accept  # type: ignore[attr-defined]
         family, counters = listener.family, self.counters
         for _ in range(_IN_A_ROW):
             full = len(self.connections) >= self.most
             if full and not self._refuses:
                 self._stop_listening()
-                return
+                return False
             try:
                 fd, peer = accept()
             except BlockingIOError:
-                return
+                return False
             except OSError as error:
                 if error.errno in _OUT_OF:
                     counters.refused["no-fds"] += 1
                     self._stop_listening()
                     self.loop.later(_STARVED, self._listen)
-                    return
+                    return False
                 continue  # what became of the connection before it was accepted
             sock = _make_socket(family, socket.SOCK_STREAM, 0, fd)
             sock.setblocking(False)
@@ -227,6 +228,7 @@ class Service:
                 self._idle.add(connection)
                 self._old.add(connection)
             connection.begin()
+        return True
 
     def refusal(self, connection: Connection, address: str) -> str | None:
         """Return why nobody from an address may come in; None: counted until it has gone."""
@@ -291,8 +293,6 @@ class Service:
     def gone(self, connection: Connection, reason: str | None) -> None:
         """Take note of a connection that has ended; without a reason it was refused."""
         self.connections.discard(connection)
-        for expiry in (self.opening, self.connecting, self.half_closed):
-            expiry.discard(connection)
         if self._timed:
             self._idle.discard(connection)
             self._old.discard(connection)
@@ -322,15 +322,30 @@ class Service:
             self._resolver.now()
 
     def drain(self) -> None:
-        """Take no new connections; the open ones go on."""
-        self._stop_listening()
+        """Take no new connections; the open ones go on.
+
+        Those that a client has been told are made are accepted first: closing would reset them.
+        Not to be called within a batch of events.
+        """
+        if self._draining:
+            return
         self._draining = True
+        if self._listening:
+            for listener in self._listeners:
+                while self._accept(listener):
+                    pass
+        self._stop_listening()
+        for listener in self._listeners:
+            if listener.owned:
+                listener.close()  # a successor may have the port
 
     def close(self) -> None:
         """End what is still open, and everything else."""
         self.drain()
         for connection in list(self.connections):
             connection.close("drained", reset=True)
+        for mirror in self.mirrors:
+            mirror.close()
         for checker in self._checkers:
             checker.close()
         if self._resolver is not None:
@@ -424,4 +439,4 @@ class _Recording:
         self._tape.miss(self._up, count)
 
     def end(self) -> None:
-        """The tape is ended with the connection, which knows why."""
+        self._tape.eof(self._up)

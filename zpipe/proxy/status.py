@@ -80,6 +80,11 @@ class StatusSocket:
         for answer in list(self._answers):
             answer.close()
 
+    def forget(self) -> None:
+        """Close the listener in a process that was forked."""
+        if self._listener is not None:
+            self._listener.close()
+
     def _arrived(self, event: int) -> None:
         listener = self._listener
         if listener is None:

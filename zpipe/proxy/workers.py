@@ -21,7 +21,7 @@ from time import monotonic
 from zpipe.errors import Interrupted
 from zpipe.proxy.counters import Snapshot, merged
 from zpipe.proxy.loop import Loop
-from zpipe.proxy.server import Front, Worker
+from zpipe.proxy.server import Front, Worker, exit_idle
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -33,8 +33,9 @@ if TYPE_CHECKING:
     from zpipe.proxy.settings import Operation
 
 _TERMINATE, _RELOAD, _ASK = b"t", b"r", b"?"
-_LENGTH = struct.Struct("I")
+_HEAD = struct.Struct("II")  # of an answer: the number of the question, the length
 _PATIENCE = 2.0  # seconds for a worker's answer
+_LOOKS = 4  # at whether something is open, within --exit-idle-time
 _BACKOFF = 1.0  # seconds until a worker that died young is replaced
 _IGNORED = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1)
 
@@ -48,6 +49,8 @@ class _Child:
         self.control = control
         self.born = monotonic()
         self.lock = threading.Lock()
+        self._asked = 0
+        self._heard = b""
 
     def tell(self, word: bytes) -> None:
         """Let it do something; one that has died is not told."""
@@ -59,43 +62,65 @@ class _Child:
     def ask(self) -> Snapshot | None:
         """Return its snapshot; None: it does not answer."""
         with self.lock:
+            self._asked += 1
             try:
                 self.control.sendall(_ASK)
-                (length,) = _LENGTH.unpack(self._receive(_LENGTH.size))
-                found: Snapshot = json.loads(self._receive(length))
+                while True:
+                    number, text = self._answer()
+                    if number == self._asked:  # an earlier one came too late for its question
+                        found: Snapshot = json.loads(text)
+                        return found
             except (OSError, ValueError):
                 return None
-            return found
 
-    def _receive(self, count: int) -> bytes:
-        data = b""
-        while len(data) < count:
-            more = self.control.recv(count - len(data))
+    def _answer(self) -> tuple[int, bytes]:
+        """Take one answer; what has come of one that did not come whole is kept."""
+        while True:
+            if len(self._heard) >= _HEAD.size:
+                number, length = _HEAD.unpack_from(self._heard)
+                end = _HEAD.size + length
+                if len(self._heard) >= end:
+                    text, self._heard = self._heard[_HEAD.size : end], self._heard[end:]
+                    return number, text
+            more = self.control.recv(1 << 16)
             if not more:
                 raise ConnectionResetError
-            data += more
-        return data
+            self._heard += more
 
 
 class _Supervisor:
     def __init__(
         self,
+        loop: Loop,
+        front: Front,
         plans: list[Plan],
         listeners: list[list[list[Listener]]],
         operation: Operation,
         told: Told,
     ):
-        self.loop = Loop()
+        self.loop = loop
+        self._front = front
         self._plans = plans
         self._listeners = listeners
         self._operation = operation
         self._told = told
         self._children: dict[int, _Child] = {}
         self._ending = 0
-        self._last: Snapshot | None = None
+        # what cannot be opened is told here, once, and not by each worker
+        trial = Worker(
+            Loop(), plans, [[] for _ in plans], operation, told, workers=operation.workers
+        )
+        self._last: Snapshot = trial.snapshot()
+        trial.close()
+        trial.loop.close()
+        self._exit_idle = exit_idle(plans)
+        self._idle_for = 0
+        self._accepted = -1
 
     def start(self) -> None:
         """Fork the workers."""
+        if self._exit_idle is not None:
+            self.loop.later(self._exit_idle / _LOOKS, self._look)
         for place in range(self._operation.workers):
             self._fork(place)
 
@@ -111,6 +136,13 @@ class _Supervisor:
             ours.close()
             for child in self._children.values():
                 child.control.close()
+            self._front.forget()
+            mine = {id(one) for proxy in self._listeners for one in proxy[place]}
+            for proxy in self._listeners:
+                for others in proxy:
+                    for listener in others:
+                        if id(listener) not in mine:
+                            listener.close()
             self._be_worker(place, theirs)
         theirs.close()
         self._children[place] = child = _Child(place, pid, ours)
@@ -127,8 +159,14 @@ class _Supervisor:
             signal.set_wakeup_fd(-1)
             own = [proxy[place] for proxy in self._listeners]
             worker = Worker(
-                self._plans, own, self._operation, self._told, workers=self._operation.workers
+                Loop(),
+                self._plans,
+                own,
+                self._operation,
+                self._told,
+                workers=self._operation.workers,
             )
+            self.loop.close()
             _Remote(worker, control)
             worker.start()
             worker.run()
@@ -146,8 +184,7 @@ class _Supervisor:
             child.control.close()
         del self._children[child.place]
         code = os.waitstatus_to_exitcode(status)
-        if self._ending or code == 0:
-            # by itself: --exit-idle-time
+        if self._ending:
             if not self._children:
                 self.loop.stop()
             return
@@ -161,6 +198,11 @@ class _Supervisor:
         self._ending += 1
         for child in self._children.values():
             child.tell(_TERMINATE)
+        for proxy in self._listeners:
+            for own in proxy:
+                for listener in own:
+                    if listener.owned:
+                        listener.close()
         if not self._children:
             self.loop.stop()
 
@@ -174,13 +216,19 @@ class _Supervisor:
         found = [answer for child in list(self._children.values()) if (answer := child.ask())]
         if found:
             self._last = {**merged(found), "pid": os.getpid(), "workers": len(found)}
-        if self._last is None:
-            worker = Worker(
-                self._plans, [proxy[0] for proxy in self._listeners], self._operation, self._told
-            )
-            self._last = worker.snapshot()
-            worker.loop.close()
         return self._last
+
+    def _look(self) -> None:
+        """End when nothing has been open for long enough."""
+        assert self._exit_idle is not None
+        connections = self.snapshot()["connections"]
+        quiet = not connections["active"] and connections["accepted"] == self._accepted
+        self._accepted = connections["accepted"]
+        self._idle_for = self._idle_for + 1 if quiet else 0
+        if self._idle_for >= _LOOKS:
+            self.terminate()
+        else:
+            self.loop.later(self._exit_idle / _LOOKS, self._look)
 
     def run(self) -> bool:
         """Watch over them until all have ended. Returns: whether it was asked twice."""
@@ -204,6 +252,7 @@ class _Remote:
     def __init__(self, worker: Worker, control: socket.socket):
         self._worker = worker
         self._control = control
+        self._asked = 0
         control.setblocking(False)
         worker.loop.watch(control.fileno(), select.EPOLLIN, self._heard)
 
@@ -228,12 +277,13 @@ class _Remote:
                 self._answer()
 
     def _answer(self) -> None:
+        self._asked += 1
         text = json.dumps(self._worker.snapshot()).encode()
         # a few KiB, into a socket that holds 200: the supervisor reads it, or has gone
         self._control.setblocking(True)
         self._control.settimeout(_PATIENCE)
         try:
-            self._control.sendall(_LENGTH.pack(len(text)) + text)
+            self._control.sendall(_HEAD.pack(self._asked, len(text)) + text)
         except OSError:
             pass
         finally:
@@ -252,17 +302,21 @@ def supervise(
     Raises: UsageError   metrics, user or group.
             Interrupted  asked twice.
     """
-    supervisor = _Supervisor(plans, listeners, operation, told)
-    front = Front(supervisor.loop, supervisor.snapshot, operation, told, shows)
-    restore = front.listen_to_signals(supervisor.terminate, supervisor.reload)
+    loop = Loop()
+    front = Front(loop, operation, told)
     try:
-        supervisor.start()
-        front.ready()
-        at_once = supervisor.run()
+        supervisor = _Supervisor(loop, front, plans, listeners, operation, told)
+        front.show(supervisor.snapshot, shows)
+        restore = front.listen_to_signals(supervisor.terminate, supervisor.reload)
+        try:
+            supervisor.start()
+            front.ready()
+            at_once = supervisor.run()
+        finally:
+            supervisor.kill()
+            restore()
     finally:
-        supervisor.kill()
-        restore()
         front.close()
-        supervisor.loop.close()
+        loop.close()
     if at_once:
         raise Interrupted(front.asked[-1])
