@@ -34,7 +34,7 @@ from contextlib import ExitStack, suppress
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
     from pathlib import Path
     from typing import NoReturn
 
@@ -63,6 +63,7 @@ class Warm:
             subprocess.run(
                 [sys.executable, "-m", __name__, str(theirs.fileno())],
                 stdin=subprocess.DEVNULL,
+                stdout=subprocess.DEVNULL,
                 env=environment,
                 pass_fds=[theirs.fileno()],
                 check=True,
@@ -99,12 +100,21 @@ class Warm:
         timeout: float,
     ) -> subprocess.CompletedProcess[bytes]:
         """Run zpipe to its end as subprocess.run() does; a `stdout` of None is to be collected."""
+        # each is closed once: the number may be that of another thread's fd at once
+        mine: set[int] = set()
+
+        def close(fd: int) -> None:
+            if fd in mine:
+                mine.remove(fd)
+                os.close(fd)
+
         with ExitStack() as stack:
 
             def pipe() -> tuple[int, int]:
                 ends = os.pipe()
                 for end in ends:
-                    stack.callback(_close, end)
+                    mine.add(end)
+                    stack.callback(close, end)
                 return ends
 
             answers, answer = pipe()
@@ -131,8 +141,9 @@ class Warm:
             fds = [answer, stdin, stdout, stderr, *pass_fds]
             socket.send_fds(self._ours, [json.dumps(request).encode()], fds)
             for end in given:
-                _close(end)
-            done = _exchange(reading, feeding, data or b"", time.monotonic() + timeout)
+                close(end)
+            end_time = time.monotonic() + timeout
+            done = _exchange(reading, feeding, data or b"", end_time, close)
             told = _NUMBER.iter_unpack(reading[answers])
             pid = next(told, (0,))[0]
             if not done:
@@ -149,7 +160,13 @@ class Warm:
             )
 
 
-def _exchange(reading: dict[int, bytearray], feeding: int, data: bytes, end: float) -> bool:
+def _exchange(
+    reading: dict[int, bytearray],
+    feeding: int,
+    data: bytes,
+    end: float,
+    close: Callable[[int], None],
+) -> bool:
     """Feed and read everything at once, to all ends; return False when the time is over."""
     rest = memoryview(data)
     poll = select.poll()
@@ -177,13 +194,8 @@ def _exchange(reading: dict[int, bytearray], feeding: int, data: bytes, end: flo
             if ended:
                 poll.unregister(fd)
                 open_.discard(fd)
-                _close(fd)
+                close(fd)
     return True
-
-
-def _close(fd: int) -> None:
-    with suppress(OSError):
-        os.close(fd)
 
 
 def _early(environment: dict[str, str]) -> dict[str, str]:

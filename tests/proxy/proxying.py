@@ -239,6 +239,11 @@ class Server:
         if self.failures:
             raise self.failures[0]
 
+    def until_quiet(self) -> None:
+        """Wait until nobody is served any more."""
+        until(lambda: not any(thread.is_alive() for thread in self._threads), "nobody is served")
+        self._threads.clear()
+
     def _end(self) -> None:
         """End what still runs, and no longer judge it."""
         judged = len(self.failures)

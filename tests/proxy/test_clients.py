@@ -115,14 +115,15 @@ def port_of(listener: str) -> str:
 
 
 def answering(
-    *command: str | Path, env: dict[str, str] | None = None
+    *words: str | Path, env: dict[str, str] | None = None
 ) -> Callable[[socket.socket], object]:
     """Return what runs a command for each connection, with it as standard input and output."""
+    command = [str(word) for word in words]
 
     def answer(end: socket.socket) -> None:
         end.setblocking(True)  # the command has the same open socket
         with subprocess.Popen(
-            command, stdin=end, stdout=end, stderr=subprocess.DEVNULL, env=env
+            command, stdin=end.fileno(), stdout=end.fileno(), stderr=subprocess.DEVNULL, env=env
         ) as child:
             try:
                 child.wait(LONGEST)
@@ -157,7 +158,7 @@ def postgresql(folder: Path) -> Iterator[list[str]]:
     settings = [word for key, value in options.items() for word in ("-c", f"{key}={value}")]
     command = [*before, programs[-1] / "postgres", "-D", data, *settings]
     path = data / f".s.PGSQL.{port}"
-    asked = [need("pg_isready"), "-q", "-h", data, "-p", str(port)]
+    asked = [need("pg_isready"), "-q", "-h", str(data), "-p", str(port)]
     with running(command, lambda: not subprocess.run(asked, check=False).returncode):
         yield [f"127.0.0.1:{port}", f"unix:{path}"]
 

@@ -57,9 +57,15 @@ class Plain:
 
 
 @pytest.fixture(scope="module")
-def plain() -> Iterator[Plain]:
+def plain_one() -> Iterator[Plain]:
     with serving(echo) as server, proxying(server.text) as proxy:
         yield Plain(server, proxy)
+
+
+@pytest.fixture
+def plain(plain_one: Plain) -> Iterator[Plain]:
+    yield plain_one
+    plain_one.server.until_quiet()
 
 
 @pytest.fixture(scope="module")
@@ -67,8 +73,14 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return tmp_path_factory.mktemp("sockets")
 
 
+@pytest.fixture
+def everywhere(everywhere_one: Plain) -> Iterator[Plain]:
+    yield everywhere_one
+    everywhere_one.server.until_quiet()
+
+
 @pytest.fixture(scope="module", params=["tcp", "unix", "no-splice"])
-def everywhere(request: pytest.FixtureRequest, folder: Path) -> Iterator[Plain]:
+def everywhere_one(request: pytest.FixtureRequest, folder: Path) -> Iterator[Plain]:
     """A proxy that listens at addresses of every kind."""
     way = request.param
     listen = (
@@ -203,11 +215,11 @@ def test_a_reset_arrives_as_a_reset_after_all_that_was_sent(plain: Plain, who: s
         reset(end)
 
     before = plain.proxy.snapshot()["connections"]["closed"].get(f"{who}-reset", 0)
-    with plain.server.answering(take if who == "client" else give):
-        with plain.proxy.connect() as client:
-            (give if who == "client" else take)(client)
-            found = plain.proxy.until_closed(f"{who}-reset", before + 1)
-            until(lambda: len(outcome) == 2, "the other side has seen it")
+    serve, act = (take, give) if who == "client" else (give, take)
+    with plain.server.answering(serve), plain.proxy.connect() as client:
+        act(client)
+        found = plain.proxy.until_closed(f"{who}-reset", before + 1)
+        until(lambda: len(outcome) == 2, "the other side has seen it")
     assert outcome == [content(100_000), ConnectionResetError]
     assert found["connections"]["active"] == 0
 
@@ -232,14 +244,14 @@ def test_what_came_with_a_reset_is_delivered_before_it(plain: Plain, who: str) -
 
     for _ in range(20):
         outcome.clear()
-        with plain.server.answering(take if who == "client" else give_when_asked):
-            with plain.proxy.connect() as client:
-                if who == "client":
-                    give(client)
-                else:
-                    client.sendall(b"?")
-                    take(client)
-                until(lambda: outcome, "it has arrived")
+        serve = take if who == "client" else give_when_asked
+        with plain.server.answering(serve), plain.proxy.connect() as client:
+            if who == "client":
+                give(client)
+            else:
+                client.sendall(b"?")
+                take(client)
+            until(lambda: outcome, "it has arrived")
         assert outcome[0] == b"words"
 
 

@@ -704,6 +704,38 @@ def test_a_mirror_that_is_not_there_is_given_up(folder: Path) -> None:
         pass_on(one, content(2 * MIB))
 
 
+def test_a_mirror_whose_name_has_several_addresses_is_found_at_any(server: Server) -> None:
+    closed = Server()
+    closed.listener.close()
+    with relay(mirror(closed)) as one:
+        ping_pong(one, 5)
+        assert one.settle() == ["refused"]
+        service = one.services[0]
+        family = server.listener.family
+        good = (family, server.address)
+
+        def again() -> MirrorTap:
+            service.target.addresses = [(socket.AF_INET, closed.address), good]
+            for _ in range(3):
+                tap = service.tap(one.up)
+                if not tap.given_up:
+                    one.up.taps += (tap,)
+                    one.up.requicken()
+                    break
+            one.taps.append(tap)
+            return tap
+
+        tap = one.call(again)
+        if family == socket.AF_INET:
+            ping_pong(one, 1)
+            until(lambda: tap.given_up, "the first address has refused")
+            one.call(again)
+        copy = Reading(server.accept())
+        said = ping_pong(one, 5)
+        one.client.shutdown(socket.SHUT_WR)
+        assert copy.all() == said
+
+
 def test_a_mirror_that_refuses_at_once_may_have_a_high_fd(folder: Path) -> None:
     # the loop's tables grow with the fds that it has been told of
     with ExitStack() as held:

@@ -45,7 +45,11 @@ def unix_pair() -> tuple[socket.socket, socket.socket]:
     return socket.socketpair()
 
 
-PAIRS = {"tcp": tcp_pair, "unix": unix_pair, "v6": lambda: tcp_pair("::1")}
+PAIRS: dict[str, Callable[[], tuple[socket.socket, socket.socket]]] = {
+    "tcp": tcp_pair,
+    "unix": unix_pair,
+    "v6": lambda: tcp_pair("::1"),
+}
 
 
 class Relay:
@@ -67,7 +71,7 @@ class Relay:
         self.lost = 0
         self.done = threading.Event()
         self._failures: list[BaseException] = []
-        self._thread = threading.Thread(target=self._run)
+        self._thread = threading.Thread(target=self._run, daemon=True)
 
     def _side(self, end: socket.socket) -> Side:
         raw = socket.SocketType(end.family, end.type, end.proto, end.detach())
@@ -111,7 +115,8 @@ class Relay:
         self.server.close()
         over = self.done.wait(LONGEST / 2)
         self.loop.stop()
-        self._thread.join()
+        self._thread.join(LONGEST / 2)
+        assert not self._thread.is_alive(), "it does not come to an end"
         self._close()
         borrowed = self.pool.borrowed
         self.pool.close()
@@ -453,6 +458,22 @@ def test_an_unread_message_of_a_broken_unix_socket_is_counted() -> None:
         assert relay.lost == 8
 
 
+@pytest.mark.parametrize("which", [0, 1])
+def test_a_reset_in_the_middle_of_bulk_ends_it(which: int) -> None:
+    """A side that splices is closed within its own loop."""
+    with Relay() as relay:
+        ends = [relay.client, relay.server]
+        for end in ends:
+            end.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 1 << 20)
+        ends[0].sendall(content(300_000))
+        assert exactly(ends[1], 300_000) == content(300_000)
+        relay.sides[0].bulk = True  # as it is while more comes
+        reset(ends[which])
+        assert relay.done.wait(LONGEST / 2)
+        assert relay.why[0][0] == which
+        assert relay.lost == 0
+
+
 # Urgent data
 
 
@@ -542,7 +563,7 @@ def test_a_tap_that_waits_holds_the_side_until_it_resumes() -> None:
         tap.waits = False
         relay.loop.soon(relay.sides[0].resume)
         assert exactly(relay.server, 3) == b"two"
-        assert bytes(tap.data_) == b"onetwo"
+        until(lambda: bytes(tap.data_) == b"onetwo", "it has both")
 
 
 def test_without_pipes_bulk_is_copied() -> None:
@@ -587,10 +608,9 @@ def test_a_bulk_side_lets_others_have_their_turn() -> None:
         for thread in threads:
             thread.start()
         turns: list[int] = []
-        for _ in range(100):
-            heard = threading.Event()
-            relay.loop.soon(lambda heard=heard: (turns.append(1), heard.set()))  # type: ignore[misc]
-            assert heard.wait(LONGEST / 2)
+        for number in range(100):
+            relay.loop.soon(lambda number=number: turns.append(number))  # type: ignore[misc]
+            until(lambda number=number: number in turns, "it has its turn")  # type: ignore[misc]
         stop.set()
         for thread in threads:
             thread.join(LONGEST)

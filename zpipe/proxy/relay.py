@@ -277,7 +277,7 @@ class Side:
             self.pipe, self.in_pipe = None, 0
         self.shared.loop.closed(self.fd)
         self.fd = -1
-        self.quick = False
+        self.quick = self.readable = False  # whoever is in the middle of `pull` finds nothing to do
         self.sock.close()
         # no cycle stays that only the garbage collector would find
         self.taps = ()

@@ -35,6 +35,8 @@ if TYPE_CHECKING:
 _TERMINATE, _RELOAD, _ASK = b"t", b"r", b"?"
 _HEAD = struct.Struct("II")  # of an answer: the number of the question, the length
 _PATIENCE = 2.0  # seconds for a worker's answer
+_PARTING = 1.0  # seconds that workers have to end at once
+_HANGING = 10.0  # seconds beyond --drain-timeout
 _LOOKS = 4  # at whether something is open, within --exit-idle-time
 _BACKOFF = 1.0  # seconds until a worker that died young is replaced
 _IGNORED = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1)
@@ -198,6 +200,9 @@ class _Supervisor:
         self._ending += 1
         for child in self._children.values():
             child.tell(_TERMINATE)
+        # one that hangs, or is stopped, is not waited for any longer than this
+        drain = max(plan.settings.timeouts.drain for plan in self._plans)
+        self.loop.later(_PARTING if self._ending > 1 else drain + _HANGING, self.loop.stop)
         for proxy in self._listeners:
             for own in proxy:
                 for listener in own:
