@@ -23,9 +23,10 @@ if TYPE_CHECKING:
 
 # the process that it becomes must be the one that LISTEN_PID names
 PASS = """
-import os, sys
+import fcntl, os, sys
 fds, names, pid, *command = sys.argv[1:]
-found = [os.dup(int(fd)) for fd in fds.split(",")]  # out of the way of the places they go to
+# out of the way of the places that they go to
+found = [fcntl.fcntl(int(fd), fcntl.F_DUPFD_CLOEXEC, 100) for fd in fds.split(",")]
 for place, fd in enumerate(found):
     os.dup2(fd, 3 + place, inheritable=True)
 os.environ["LISTEN_PID"] = pid or str(os.getpid())

@@ -188,7 +188,11 @@ _LISTENING = _section(
         type=_number(1, 256),
         help="So many processes share the connections (1).",
     ),
-    _option("--user", metavar="USER", help="Go on as this user once everything is open."),
+    _option(
+        "--user",
+        metavar="USER",
+        help="Go on as this user once it listens; logs are opened as this user.",
+    ),
     _option("--group", metavar="GROUP", help="And as this group (that of the user)."),
 )
 _UPSTREAMS = _section(

@@ -222,13 +222,17 @@ class Service:
                 counters.refused[refusal] += 1
                 connection.refuse()
                 continue
-            counters.accepted += 1
-            self.connections.add(connection)
-            if self._timed:
-                self._idle.add(connection)
-                self._old.add(connection)
-            connection.begin()
+            self.welcome(connection)
         return True
+
+    def welcome(self, connection: Connection) -> None:
+        """Let a connection begin, and its time run."""
+        self.counters.accepted += 1
+        self.connections.add(connection)
+        if self._timed:
+            self._idle.add(connection)
+            self._old.add(connection)
+        connection.begin()
 
     def refusal(self, connection: Connection, address: str) -> str | None:
         """Return why nobody from an address may come in; None: counted until it has gone."""

@@ -75,8 +75,7 @@ def join(settings: Settings) -> None:
         client = socket.SocketType(socket.AF_UNIX, socket.SOCK_STREAM, 0, theirs.detach())
     client.setblocking(False)
     connection = Connection(service, _Here(), client, None)  # type: ignore[arg-type]
-    service.connections.add(connection)
-    connection.begin()
+    service.welcome(connection)
     if ours is not None and service.connections:
         end = ours
 
@@ -140,6 +139,8 @@ def _as_client() -> socket.SocketType | None:
                 socket.AF_UNIX,
             ):
                 return None
+            # an urgent byte stays in its place in the stream
+            end.setsockopt(socket.SOL_SOCKET, socket.SO_OOBINLINE, 1)
             # shared with whoever has started this, who has handed it over for good
             return socket.SocketType(end.family, end.type, end.proto, end.detach())
     except OSError:
