@@ -220,6 +220,8 @@ def serve(address: str | int, work: Work, slot: int, shared: Shared) -> None:
 def stuck(number: int) -> None:
     """Accept, never read, and close what the other side has ended."""
     listener = socket.create_server(("127.0.0.1", number), backlog=1024)
+    # inherited by what is accepted: otherwise the kernel takes most streams for it
+    listener.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
     ends: dict[int, socket.socket] = {}
     with select.epoll() as events:
         events.register(listener, select.EPOLLIN)

@@ -20,7 +20,6 @@ import pytest
 
 from tests.machine import LONGEST, content, need, nobody, strace, until, zpipe
 from tests.proxy.proxying import (
-    connected,
     echo,
     exactly,
     limited,
@@ -385,10 +384,12 @@ def test_with_64_fds_the_mirror_gets_everything_or_is_given_up_with_a_reason(wis
             client.start()
         for client in clients:
             client.join(LONGEST)
-        seen = proxy.until_closed("closed", 4)
+        proxy.until_closed("closed", 4)
+        seen = proxy.until(lambda one: not one["mirrors"][0]["active"], "the mirror was let go")
         (told,) = seen["mirrors"]
         given_up = sum(told["given_up"].values())
-        assert set(told["given_up"]) <= {"full", "no-pipes", "no-fds"}
+        # too late: few may go on sending once their connection has ended, when fds are few
+        assert set(told["given_up"]) <= {"full", "no-pipes", "no-fds", "timeout"}
         # a tap that had no socket was never there
         until(
             lambda: len(copies.taken) >= 8 - told["given_up"].get("no-fds", 0),
@@ -496,16 +497,8 @@ def test_a_proxy_that_ends_gives_its_mirror_what_it_still_has(folder: Path) -> N
             assert digest(received(client)) == digest(data)
         proxy.until_idle()
         os.kill(proxy.pid, signal.SIGTERM)
-        until(lambda: _is_refused(proxy.listeners[0]), "it takes no more connections")
+        proxy.until(lambda one: one["state"] == "draining", "it waits for the mirror alone")
         go.set()
         assert proxy.process.wait(LONGEST) == 0
         until(lambda: copies.taken, "the mirror has everything")
         assert list(map(digest, copies.taken)) == [digest(data)]
-
-
-def _is_refused(where: str) -> bool:
-    try:
-        connected(where).close()
-    except ConnectionRefusedError:
-        return True
-    return False

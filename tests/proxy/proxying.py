@@ -240,7 +240,10 @@ class Server:
             raise self.failures[0]
 
     def until_quiet(self) -> None:
-        """Wait until nobody is served any more."""
+        """Wait until nobody is served any more, with an echo for whoever still waits to be."""
+        with connected(self.text) as last:  # those before it have been accepted when it ends
+            last.shutdown(socket.SHUT_WR)
+            received(last)
         until(lambda: not any(thread.is_alive() for thread in self._threads), "nobody is served")
         self._threads.clear()
 

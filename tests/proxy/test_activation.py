@@ -135,18 +135,21 @@ def test_passed_sockets_are_served_and_listen_still_when_the_proxy_has_ended(
 
 def test_who_comes_while_it_drains_waits_for_the_next_one(upstream: Server) -> None:
     """The manager's socket takes connections all the time: none is refused or lost."""
-    with listening() as end:
-        with activated(upstream.text, ends=[end]) as old, connected(shown(end)) as first:
-            assert asked(first, b"x") == b"x"
-            os.kill(old.pid, signal.SIGTERM)
-            old.until(lambda one: one["state"] == "draining", "it drains")
-            with connected(shown(end)) as second:
-                second.sendall(b"early")
-                assert asked(first, b"y") == b"y"
-                first.close()
-                assert old.process.wait(LONGEST) == 0
-                with activated(upstream.text, ends=[end]):
-                    assert exactly(second, 5) == b"early"
+    with (
+        listening() as end,
+        activated(upstream.text, ends=[end]) as old,
+        connected(shown(end)) as first,
+    ):
+        assert asked(first, b"x") == b"x"
+        os.kill(old.pid, signal.SIGTERM)
+        old.until(lambda one: one["state"] == "draining", "it drains")
+        with connected(shown(end)) as second:
+            second.sendall(b"early")
+            assert asked(first, b"y") == b"y"
+            first.close()
+            assert old.process.wait(LONGEST) == 0
+            with activated(upstream.text, ends=[end]):
+                assert exactly(second, 5) == b"early"
 
 
 def test_a_passed_unix_socket_keeps_its_path(upstream: Server, tmp_path: Path) -> None:
@@ -165,13 +168,17 @@ def test_a_passed_unix_socket_keeps_its_path(upstream: Server, tmp_path: Path) -
 
 def test_all_that_are_passed_are_served(upstream: Server, tmp_path: Path) -> None:
     path = tmp_path / "socket"
-    with listening() as first, listening("[::1]:0") as second, listening(f"unix:{path}") as third:
-        with activated(upstream.text, ends=[first, second, third]) as proxy:
-            port = second.getsockname()[1]
-            assert proxy.listeners == [shown(first), f"[::1]:{port}", f"unix:{path}"]
-            for place in proxy.listeners:
-                with connected(place) as client:
-                    assert asked(client, b"x") == b"x"
+    with (
+        listening() as first,
+        listening("[::1]:0") as second,
+        listening(f"unix:{path}") as third,
+        activated(upstream.text, ends=[first, second, third]) as proxy,
+    ):
+        port = second.getsockname()[1]
+        assert proxy.listeners == [shown(first), f"[::1]:{port}", f"unix:{path}"]
+        for place in proxy.listeners:
+            with connected(place) as client:
+                assert asked(client, b"x") == b"x"
 
 
 def test_one_of_them_is_chosen_by_name_or_number(upstream: Server) -> None:
@@ -186,13 +193,17 @@ def test_one_of_them_is_chosen_by_name_or_number(upstream: Server) -> None:
 
 
 def test_a_name_may_stand_for_several(upstream: Server) -> None:
-    with listening() as first, listening() as other, listening() as second:
-        with activated(
+    with (
+        listening() as first,
+        listening() as other,
+        listening() as second,
+        activated(
             *("--listen=fd:web", upstream.text),
             ends=[first, other, second],
             names="web:other:web",
-        ) as proxy:
-            assert proxy.listeners == [shown(first), shown(second)]
+        ) as proxy,
+    ):
+        assert proxy.listeners == [shown(first), shown(second)]
 
 
 def test_passed_sockets_and_own_ones_go_together(upstream: Server) -> None:

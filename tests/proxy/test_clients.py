@@ -61,8 +61,9 @@ def run(
 
 
 def service(program: str) -> str:
-    """Return the path of a server, which may be where only root looks; or skip."""
-    found = shutil.which(program, path=f"{os.environ['PATH']}:/usr/sbin:/sbin")
+    """Return the path of a server, which may be where users do not look; or skip."""
+    folders = ["/usr/sbin", "/sbin", *map(str, Path("/usr/lib/postgresql").glob("*/bin"))]
+    found = shutil.which(program, path=":".join([os.environ["PATH"], *folders]))
     return found if found is not None else missing(f"{program} is not installed")
 
 
@@ -136,9 +137,7 @@ def answering(
 @contextmanager
 def postgresql(folder: Path) -> Iterator[list[str]]:
     """Run a PostgreSQL of its own; its addresses."""
-    programs = sorted(Path("/usr/lib/postgresql").glob("*/bin"))
-    if not programs:
-        missing("PostgreSQL is not installed")
+    initdb, postgres = service("initdb"), service("postgres")
     before: list[str | Path] = []
     data = folder / "data"
     data.mkdir(mode=0o700)
@@ -147,7 +146,7 @@ def postgresql(folder: Path) -> Iterator[list[str]]:
         os.chown(data, 65534, 65534)
     port = free_port()
     words = ["--no-sync", "--auth=trust", "--username=postgres", "--no-locale", "--encoding=UTF8"]
-    run([*before, programs[-1] / "initdb", "-D", data, *words])
+    run([*before, initdb, "-D", data, *words])
     options = {
         "listen_addresses": "127.0.0.1",
         "port": port,
@@ -156,7 +155,7 @@ def postgresql(folder: Path) -> Iterator[list[str]]:
         "shared_buffers": "16MB",
     }
     settings = [word for key, value in options.items() for word in ("-c", f"{key}={value}")]
-    command = [*before, programs[-1] / "postgres", "-D", data, *settings]
+    command = [*before, postgres, "-D", data, *settings]
     path = data / f".s.PGSQL.{port}"
     asked = [need("pg_isready"), "-q", "-h", str(data), "-p", str(port)]
     with running(command, lambda: not subprocess.run(asked, check=False).returncode):
@@ -358,7 +357,7 @@ def test_git_clones_and_pushes_through_it(tmp_path: Path) -> None:
     first = commit(work, "big", content(4 * MIB))
     do("clone", "-q", "--bare", work, shared)
     words = ["--inetd", "--export-all", "--enable=receive-pack", f"--base-path={tmp_path}"]
-    daemon = answering(git, "-c", "safe.directory=*", "daemon", *words, env=env)
+    daemon = answering(git, "daemon", *words, env=env)
     with serving(daemon) as server, proxying(server.text) as proxy:
         url = f"git://{proxy.listeners[0]}/shared"
         do("clone", "-q", url, copy)
@@ -487,13 +486,15 @@ def test_iperf3_measures_through_it_forward_in_reverse_and_by_four_streams() -> 
                     client = [iperf, "-c", "127.0.0.1", "-p", port_of(proxy.listeners[0])]
                     told = json.loads(run([*client, "-n", str(amount), "-J", *words]))
                     assert "error" not in told
-                    assert told["end"]["sum_sent"]["bytes"] >= amount
+                    # with --bidir it ends as soon as one of the directions has got so far
+                    ends = ["", "_bidir_reverse"] if "--bidir" in words else [""]
+                    sent = [told["end"][f"sum_sent{end}"]["bytes"] for end in ends]
+                    got = [told["end"][f"sum_received{end}"]["bytes"] for end in ends]
+                    assert max(sent) >= amount
                     # what is under way when the last byte was sent is not read any more
-                    assert (
-                        0 < told["end"]["sum_received"]["bytes"] <= told["end"]["sum_sent"]["bytes"]
-                    )
+                    assert all(0 < less <= more for less, more in zip(got, sent, strict=True))
                 found = proxy.until_idle()
-                assert found["bytes"]["up"] + found["bytes"]["down"] > 4 * amount
+                assert found["bytes"]["up"] + found["bytes"]["down"] > 3 * amount
                 assert found["bytes"]["spliced"] > 0
         finally:
             server.terminate()

@@ -338,7 +338,7 @@ def repeated(count: int) -> bytes:
 def test_both_sides_full_at_once_and_then_read(kinds: str, splice: bool) -> None:
     with Relay(kinds, splice=splice) as relay:
         sent = filled(relay.client), filled(relay.server)
-        assert all(side.stuck and side.held for side in relay.sides)
+        until(lambda: all(one.stuck and one.held for one in relay.sides), "both are full")
         for reader, sender, count in (
             (relay.server, relay.client, sent[0]),
             (relay.client, relay.server, sent[1]),
@@ -353,7 +353,7 @@ def test_both_sides_full_at_once_and_then_read(kinds: str, splice: bool) -> None
 def test_one_full_direction_does_not_hold_the_other_one() -> None:
     with Relay() as relay:
         sent = filled(relay.client)
-        assert relay.sides[0].stuck
+        until(lambda: relay.sides[0].stuck, "the peer is full")
         for number in range(100):
             relay.server.send(b"%4d" % number)
             assert exactly(relay.client, 4) == b"%4d" % number
@@ -364,8 +364,10 @@ def test_one_full_direction_does_not_hold_the_other_one() -> None:
 def test_a_pipe_is_held_only_while_bytes_are_in_it() -> None:
     with Relay() as relay:
         sent = filled(relay.client)
-        assert relay.pool.borrowed == 1
-        assert relay.sides[0].held == relay.sides[0].in_pipe > 0
+        # what filled it up may have been a copy, or on its way to the next one
+        until(lambda: relay.sides[0].stuck, "the peer is full")
+        assert relay.pool.borrowed == int(relay.sides[0].in_pipe > 0)
+        assert relay.sides[0].held > 0
         reader = threading.Thread(target=exactly, args=(relay.server, sent))
         reader.start()
         reader.join(LONGEST)
@@ -374,11 +376,13 @@ def test_a_pipe_is_held_only_while_bytes_are_in_it() -> None:
         assert exactly(relay.server, 11) == b"small again"
 
 
-@pytest.mark.parametrize("size", [1, 100, 1000])
-def test_segments_that_use_up_the_slots_of_a_pipe_do_not_stall(size: int) -> None:
+@pytest.mark.parametrize(
+    ("kinds", "size"), [("unix-unix", 1), ("unix-unix", 100), ("unix-tcp", 1000), ("tcp-tcp", 100)]
+)
+def test_segments_that_use_up_the_slots_of_a_pipe_do_not_stall(kinds: str, size: int) -> None:
     """Each segment takes a slot of 4 KiB, whatever its length."""
     count = 20_000 if size < 1000 else 5000
-    with Relay("unix-unix") as relay:
+    with Relay(kinds) as relay:
         start = content(300_000)  # makes it splice
 
         def send() -> None:

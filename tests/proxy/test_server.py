@@ -134,8 +134,7 @@ def test_the_drain_timeout_cuts_what_is_left(upstream: Server, tmp_path: Path) -
     assert reasons(log) == ["drained"]
 
 
-@pytest.mark.parametrize("first", ENDS)
-@pytest.mark.parametrize("second", ENDS)
+@pytest.mark.parametrize(("first", "second"), [ENDS, ENDS[::-1], [signal.SIGTERM] * 2])
 def test_a_second_signal_ends_it_at_once_by_that_signal(
     upstream: Server, tmp_path: Path, first: int, second: int
 ) -> None:
@@ -169,9 +168,9 @@ def test_it_ends_by_itself_after_the_idle_time(upstream: Server) -> None:
 def test_it_is_not_idle_as_long_as_a_connection_is_open(upstream: Server, tmp_path: Path) -> None:
     """The connection ends by its own lifetime, several idle times later, and not by the proxy's."""
     log = tmp_path / "log"
-    options = ("--access-log", log, "--access-format=json", "--max-lifetime", "1s")
+    options = ("--access-log", log, "--access-format=json", "--max-lifetime", "600ms")
     with (
-        proxying(upstream.text, "--exit-idle-time", "300ms", *options) as proxy,
+        proxying(upstream.text, "--exit-idle-time", "150ms", *options) as proxy,
         proxy.connect() as client,
     ):
         is_broken_off(client)
@@ -440,7 +439,9 @@ def test_a_user_without_an_entry_does_not_keep_the_group_of_root(upstream: Serve
 
 def test_only_root_can_become_somebody_else(tmp_path: Path) -> None:
     done = zpipe(
-        *("proxy", "--listen=127.0.0.1:0", "--user=root", "127.0.0.1:1"), before=nobody(), cwd=tmp_path
+        *("proxy", "--listen=127.0.0.1:0", "--user=root", "127.0.0.1:1"),
+        before=nobody(),
+        cwd=tmp_path,
     )
     assert done.returncode == 2
     assert b"only root may become another user" in done.stderr
@@ -582,11 +583,8 @@ def test_least_conn_takes_the_one_with_the_fewest() -> None:
             held[client.recv(16)] = client
         assert sorted(held) == [b"a", b"b", b"c"]
         for name in (b"b", b"c", b"b"):
-            active = proxy.snapshot()["connections"]["active"]
             held[name].close()
-            proxy.until(
-                lambda one, left=active - 1: one["connections"]["active"] == left, "it has gone"
-            )
+            proxy.until(lambda one: one["connections"]["active"] == 2, "it has gone")
             held[name] = stack.enter_context(proxy.connect())
             assert held[name].recv(16) == name
 
@@ -618,15 +616,18 @@ def test_source_gives_a_client_the_same_server_each_time() -> None:
 
 
 def test_a_server_that_refuses_is_passed_over() -> None:
-    with refusing() as nobody_there, three() as (a, _, _):
-        with proxying("--balance=first", nobody_there, a.text) as proxy:
-            assert given(proxy) == b"a"
-            snapshot = proxy.until_idle()
-            assert snapshot["retried"] == 1
-            down, up = snapshot["upstreams"]
-            assert (down["failures"], down["connections"]) == (1, 0)
-            assert (up["failures"], up["connections"]) == (0, 1)
-            assert snapshot["connections"]["closed"] == {"closed": 1}
+    with (
+        refusing() as nobody_there,
+        three() as (a, _, _),
+        proxying("--balance=first", nobody_there, a.text) as proxy,
+    ):
+        assert given(proxy) == b"a"
+        snapshot = proxy.until_idle()
+        assert snapshot["retried"] == 1
+        down, up = snapshot["upstreams"]
+        assert (down["failures"], down["connections"]) == (1, 0)
+        assert (up["failures"], up["connections"]) == (0, 1)
+        assert snapshot["connections"]["closed"] == {"closed": 1}
 
 
 def test_where_all_refuse_as_many_are_tried_as_were_asked_for(tmp_path: Path) -> None:
@@ -646,18 +647,21 @@ def test_where_all_refuse_as_many_are_tried_as_were_asked_for(tmp_path: Path) ->
 
 
 def test_a_server_that_fails_again_and_again_is_left_out_until_it_is_back() -> None:
-    with refusing() as place, three() as (a, _, _):
-        with proxying("--balance=first", place, a.text) as proxy:
-            for _ in range(3):
-                assert given(proxy) == b"a"
-            snapshot = proxy.snapshot()
-            assert [one["state"] for one in snapshot["upstreams"]] == ["down", "up"]
-            assert snapshot["upstreams"][0]["failures"] == 3
-            with serving(named(b"back"), place):
-                until(lambda: given(proxy) == b"back", "it is tried again")
-                assert given(proxy) == b"back"
-                found = proxy.snapshot()["upstreams"]
-            assert [one["state"] for one in found] == ["up", "up"]
+    with (
+        refusing() as place,
+        three() as (a, _, _),
+        proxying("--balance=first", place, a.text) as proxy,
+    ):
+        for _ in range(3):
+            assert given(proxy) == b"a"
+        snapshot = proxy.snapshot()
+        assert [one["state"] for one in snapshot["upstreams"]] == ["down", "up"]
+        assert snapshot["upstreams"][0]["failures"] == 3
+        with serving(named(b"back"), place):
+            until(lambda: given(proxy) == b"back", "it is tried again")
+            assert given(proxy) == b"back"
+            found = proxy.snapshot()["upstreams"]
+        assert [one["state"] for one in found] == ["up", "up"]
 
 
 def test_checks_take_a_server_out_and_bring_it_back() -> None:
@@ -690,7 +694,7 @@ def test_checks_ask_and_judge_the_answer() -> None:
             while end.recv(4096):
                 end.sendall(answer[0])
 
-    check = r"--check=interval=50ms,rise=1,fall=1,send=PING\r\n,expect=+PONG"
+    check = r"--check=interval=50ms,timeout=200ms,rise=1,fall=1,send=PING\r\n,expect=+PONG"
     with serving(redis) as server, proxying(check, server.text) as proxy:
         until(lambda: server.count >= 2, "it is checked")
         assert proxy.snapshot()["upstreams"][0]["state"] == "up"

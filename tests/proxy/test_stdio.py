@@ -254,8 +254,12 @@ def test_a_slow_reader_of_standard_output_gets_all() -> None:
 
 
 def test_a_reader_that_never_reads_does_not_keep_it_from_being_interrupted() -> None:
+    def give(end: socket.socket) -> None:
+        with suppress(ConnectionError):
+            end.sendall(content(MANY))
+
     with (
-        serving(lambda end: end.sendall(content(MANY))) as server,
+        serving(give) as server,
         started("proxy", "--stdio", server.text, stdin=subprocess.PIPE) as run,
     ):
         until(lambda: server.count, "it has connected")

@@ -14,7 +14,16 @@ from typing import TYPE_CHECKING
 import pytest
 
 from tests.machine import LONGEST, until, zpipe
-from tests.proxy.proxying import Proxy, echo, exactly, proxying, received, sending, serving
+from tests.proxy.proxying import (
+    Proxy,
+    connected,
+    echo,
+    exactly,
+    proxying,
+    received,
+    sending,
+    serving,
+)
 from zpipe.proxy.status import ask
 
 if TYPE_CHECKING:
@@ -59,16 +68,13 @@ def until_all_serve(proxy: Proxy, count: int) -> list[int]:
     return found
 
 
-def connections(pid: int) -> int:
-    """Return how many connections of TCP a process has, on either side."""
-    inodes = set()
+def sockets(pid: int) -> int:
+    """Return how many sockets a process has; a connection is two of them."""
+    found = 0
     for fd in os.listdir(f"/proc/{pid}/fd"):
         with suppress(FileNotFoundError):
-            target = os.readlink(f"/proc/{pid}/fd/{fd}")
-            inodes.add(target.removeprefix("socket:[").removesuffix("]"))
-    with open(f"/proc/{pid}/net/tcp") as table:
-        rows = [line.split() for line in table][1:]
-    return sum(row[3] == "01" and row[9] in inodes for row in rows)
+            found += os.readlink(f"/proc/{pid}/fd/{fd}").startswith("socket:")
+    return found
 
 
 def has_gone(pid: int) -> bool:
@@ -99,22 +105,27 @@ def stopped(*pids: int) -> Iterator[None]:
                 os.kill(pid, signal.SIGKILL)
 
 
-def test_connections_are_spread_over_all_workers_and_add_up(upstream: Server) -> None:
+def test_connections_are_spread_over_all_workers_and_add_up(
+    upstream: Server, tmp_path: Path
+) -> None:
     """That one of three gets none of 60 happens once in 10 billion times."""
+    metrics = f"unix:{tmp_path}/metrics"
     with (
-        proxying(upstream.text, "--workers=3", "--metrics=127.0.0.1:0") as proxy,
+        proxying(upstream.text, "--workers=3", f"--metrics={metrics}") as proxy,
         ExitStack() as held,
     ):
         found = until_all_serve(proxy, 3)
+        before = [sockets(pid) for pid in (proxy.pid, *found)]
         clients = [held.enter_context(proxy.connect()) for _ in range(60)]
         for number, client in enumerate(clients):
             assert asked(client, b"x" * (number + 1)) == b"x" * (number + 1)
-        each = [connections(pid) for pid in found]
+        after = [sockets(pid) for pid in (proxy.pid, *found)]
+        none, *each = [now - then for now, then in zip(after, before, strict=True)]
+        assert none == 0
         assert all(each), f"one of them has nothing to do: {each}"
         assert sum(each) == 2 * len(clients)
-        assert connections(proxy.pid) == 0
         moved = sum(range(1, 61))
-        for snapshot in (proxy.snapshot(), ask(metrics_of(proxy))):
+        for snapshot in (proxy.snapshot(), ask(metrics)):
             assert snapshot["workers"] == 3
             assert snapshot["pid"] == proxy.pid
             assert snapshot["listeners"] == proxy.listeners
@@ -124,29 +135,14 @@ def test_connections_are_spread_over_all_workers_and_add_up(upstream: Server) ->
             (server,) = snapshot["upstreams"]
             assert (server["active"], server["connections"]) == (60, 60)
             assert (server["up"], server["down"]) == (moved, moved)
-        assert "zpipe_proxy_connections_active" in "".join(samples(proxy))
+        with connected(metrics) as scraper:
+            scraper.sendall(b"GET /metrics HTTP/1.0\r\n\r\n")
+            samples = received(scraper).decode().splitlines()
+        active = [line for line in samples if "connections_active" in line and line[0] != "#"]
+        assert [float(line.split()[-1]) for line in active] == [60]
         held.close()
         snapshot = proxy.until_idle()
         assert snapshot["connections"]["closed"] == {"closed": 60}
-
-
-def metrics_of(proxy: Proxy) -> str:
-    """Return where the supervisor serves its metrics: the one that listens but is no listener."""
-    inodes = set()
-    for fd in proxy.fds():
-        inodes.add(fd.removeprefix("socket:[").removesuffix("]"))
-    with open("/proc/net/tcp") as table:
-        rows = [line.split() for line in table][1:]
-    ports = {int(row[1].partition(":")[2], 16) for row in rows if row[3] == "0A" and row[9] in inodes}
-    (port,) = ports - {int(each.rpartition(":")[2]) for each in proxy.listeners}
-    return f"127.0.0.1:{port}"
-
-
-def samples(proxy: Proxy) -> list[str]:
-    host, _, port = metrics_of(proxy).rpartition(":")
-    with socket.create_connection((host, int(port)), LONGEST) as client:
-        client.sendall(b"GET /metrics HTTP/1.0\r\n\r\n")
-        return received(client).decode().splitlines()
 
 
 def test_bulk_is_carried_by_each_of_them(upstream: Server) -> None:
@@ -165,12 +161,12 @@ def test_clients_of_a_unix_listener_are_shared_too(upstream: Server, tmp_path: P
         proxying(upstream.text, "--workers=3", listen=(f"unix:{path}",)) as proxy,
         ExitStack() as held,
     ):
-        until_all_serve(proxy, 3)
+        before = {pid: sockets(pid) for pid in until_all_serve(proxy, 3)}
         clients = [held.enter_context(proxy.connect()) for _ in range(30)]
         for client in clients:
             assert asked(client, b"x") == b"x"
         assert proxy.snapshot()["connections"]["active"] == 30
-        victim = next(pid for pid in workers(proxy) if connections(pid))
+        victim = next(pid for pid, count in before.items() if sockets(pid) > count)
         os.kill(victim, signal.SIGKILL)
         until(lambda: victim not in workers(proxy), "it has ended")
         assert path.exists()  # what ends with a worker is its own connections only
@@ -187,11 +183,12 @@ def test_a_worker_that_is_killed_is_replaced_and_costs_its_own_connections_only(
 ) -> None:
     with proxying(upstream.text, "--workers=3") as proxy, ExitStack() as held:
         found = until_all_serve(proxy, 3)
+        victim = found[1]
+        before = sockets(victim)
         clients = [held.enter_context(proxy.connect()) for _ in range(60)]
         for client in clients:
             assert asked(client, b"x") == b"x"
-        victim = found[1]
-        lost = connections(victim) // 2
+        lost = (sockets(victim) - before) // 2
         assert 0 < lost < 60
         os.kill(victim, signal.SIGKILL)
         ended = [client for client in clients if has_ended(client)]
@@ -203,12 +200,13 @@ def test_a_worker_that_is_killed_is_replaced_and_costs_its_own_connections_only(
             lambda: any(b"ended by signal 9" in line for line in proxy.errors),
             "it tells of that",
         )
+        (new,) = set(after) - set(found)
+        before = sockets(new)
         # the new one serves, too: nobody waits at what the old one listened at
         for _ in range(60):
             clients.append(held.enter_context(proxy.connect()))
             assert asked(clients[-1], b"again") == b"again"
-        (new,) = set(after) - set(found)
-        assert connections(new)
+        assert sockets(new) > before
 
 
 def test_clients_that_wait_for_a_killed_worker_are_served_by_the_next_one(

@@ -52,6 +52,7 @@ class Connection:
         "_header",
         "_idle",
         "_listener",
+        "_moved_half",
         "_peer",
         "_source",
         "_started",
@@ -76,7 +77,7 @@ class Connection:
         self.server: Side | None = None
         self.admitted: str | None = None  # the source that it counts for
         self.mirrors: tuple[MirrorTap, ...] = ()
-        self.moved_before = self._idle = 0
+        self.moved_before = self._idle = self._moved_half = 0
         self.name = ""
         self._listener = listener
         self._peer = peer  # as accept gave it: made into text only when it is told
@@ -135,6 +136,8 @@ class Connection:
         if self.service.routes and not self._take_name(data, final=final):
             return
         self._wait_in(None)
+        # what comes now is read when the upstream has answered
+        self.service.loop.handle(self.client.fd, _later)
         # the upstream's socket must not get a number that an event of this batch is still about
         self.service.loop.after(self.connect)
 
@@ -232,7 +235,7 @@ class Connection:
 
     def connect(self) -> None:
         """Try the next upstream; the client is closed when there is none."""
-        if self._ended:
+        if self._ended or self.server is not None:
             return
         service = self.service
         while len(self._tried) <= service.settings.retries:
@@ -413,8 +416,18 @@ class Connection:
         if self.client.finished and server.finished:
             self.close("closed")
         elif self._waits is None:
+            self._moved_half = self.moved()
             self._waits = self.service.half_closed
             self._waits.add(self)
+
+    def still_half_closed(self) -> None:
+        """End it if nothing has moved since the one side has ended; else look again later."""
+        moved = self.moved()
+        if moved == self._moved_half:
+            self.close("half-closed", reset=True)
+        else:
+            self._moved_half = moved
+            self.service.half_closed.add(self)
 
     def broken(self, side: Side, error: OSError) -> None:
         if self._ended:
@@ -502,6 +515,10 @@ class Connection:
     def spliced(self) -> int:
         """Return the bytes of both directions that went by splice."""
         return self.client.spliced + (self.server.spliced if self.server is not None else 0)
+
+
+def _later(event: int) -> None:
+    """Leave an event of a client that still has no upstream."""
 
 
 def _read_away(fd: int) -> None:

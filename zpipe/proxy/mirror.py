@@ -15,7 +15,9 @@ import errno
 import os
 import resource
 import socket
+import struct
 from collections import Counter, OrderedDict, deque
+from itertools import islice
 
 from zpipe.engine.spill import Spill, default_folder
 from zpipe.proxy.relay import OUT, WATCHED
@@ -34,11 +36,14 @@ if TYPE_CHECKING:
 _STREAM = socket.SOCK_STREAM | socket.SOCK_NONBLOCK | socket.SOCK_CLOEXEC
 _PIPES = 8  # that one tap may hold; a pipe may be full with little in it
 _CHUNK = 64 << 10  # small messages that wait are put together
+_DELAY = 0.001  # seconds that they wait
 _LINGER = (
     5.0  # seconds without progress for the mirror to read the rest, once the primary has ended
 )
+_LOOKED_AT = 32  # of those, for one that has nothing to lose
 _LINGERING = 1024  # taps of a mirror whose primary has ended: they must not use up the fds
 _DROP = 64 << 10
+_RESET = struct.pack("ii", 1, 0)
 _ENDED = "ok"
 _NOT_THERE = ("refused", "timeout", "unreachable")
 
@@ -71,7 +76,10 @@ class MirrorService:
         """Let a tap send what it has although its primary has ended, unless there are too many."""
         self._lingering[tap] = None
         if len(self._lingering) > self._most_lingering:
-            next(iter(self._lingering)).too_late(at_once=True)
+            oldest = list(islice(self._lingering, _LOOKED_AT))
+            # one that only waits for the mirror to close has nothing to lose
+            victim = next((one for one in oldest if not one.has_more), oldest[0])
+            victim.too_late(at_once=True)
 
     def close(self) -> None:
         """Give up what taps still have to send."""
@@ -90,6 +98,7 @@ class MirrorTap:
     """The copy of one direction of one connection."""
 
     __slots__ = (
+        "_blocked",
         "_closed",
         "_ending",
         "_fd",
@@ -100,6 +109,7 @@ class MirrorTap:
         "_service",
         "_side",
         "_sock",
+        "_soon",
         "_spill",
         "_timer",
         "outcome",
@@ -112,7 +122,7 @@ class MirrorTap:
         self._queue: deque[bytearray | tuple[Pipe, int]] = deque()
         self._queued = self._pipes = self._left = 0
         self._spill: Spill | None = None
-        self._ending = self._closed = False
+        self._ending = self._closed = self._blocked = self._soon = False
         self._sock: socket.SocketType | None = None
         self._fd = -1
         self.waits = False
@@ -145,6 +155,11 @@ class MirrorTap:
         """Tell whether it gets nothing any more."""
         return self._closed
 
+    @property
+    def has_more(self) -> bool:
+        """Tell whether there is something that was not sent."""
+        return self._queued > 0
+
     # From the side
 
     def data(self, data: bytes) -> None:
@@ -155,7 +170,13 @@ class MirrorTap:
             self._store_bytes(data)
             return
         self._append(data)
-        self._bound()
+        if self._queued < _CHUNK:
+            # the primary's answer goes first, and several messages go at once
+            if not self._blocked and not self._soon:
+                self._soon = True
+                self._service.loop.later(_DELAY, self._flush_at_last)
+        else:
+            self._bound()
 
     def pipe(self, pipe: Pipe, count: int) -> None:
         """Take a pipe with so many bytes."""
@@ -174,6 +195,11 @@ class MirrorTap:
             self._service.pool.give_back(pipe)
         self._bound()
 
+    def _flush_at_last(self) -> None:
+        self._soon = False
+        if self._fd >= 0 and not self._blocked:
+            self._flush()
+
     def _append(self, data: bytes) -> None:
         queue = self._queue
         last = queue[-1] if queue else None
@@ -184,7 +210,7 @@ class MirrorTap:
         self._queued += len(data)
 
     def no_pipe(self, count: int) -> None:
-        """Know that so many bytes have passed, and no pipe was to be had for them."""
+        """Know that so many bytes have passed, and could not be duplicated."""
         self._service.missed += count
         self._give_up("no-pipes")
 
@@ -209,6 +235,7 @@ class MirrorTap:
         if not self._drop_answers():
             return
         if event & OUT:
+            self._blocked = False
             self._flush()
 
     def _drop_answers(self) -> bool:
@@ -261,9 +288,12 @@ class MirrorTap:
                         del first[:sent]
                 self._sent(sent)
         except BlockingIOError:
+            self._blocked = True  # until epoll tells of room
             return
         except OSError as error:
-            if error.errno != errno.ENOTCONN:  # it is being connected
+            if error.errno == errno.ENOTCONN:  # it is being connected
+                self._blocked = True
+            else:
                 self._give_up(_why(error))
             return
         if self._ending:
@@ -310,7 +340,8 @@ class MirrorTap:
 
     def _bound(self) -> None:
         """Send, and see that no more waits than may."""
-        self._flush()
+        if not self._blocked:
+            self._flush()
         mirror = self._service.mirror
         if self._fd < 0 or self._queued <= mirror.queue:
             return
@@ -392,7 +423,7 @@ class MirrorTap:
                 self._left = self._queued
                 self._timer = self._service.loop.later(_LINGER, self.too_late)
                 return
-            self._give_up("timeout")
+            self._give_up("no-fds" if at_once else "timeout")
         else:
             self._close()
 
@@ -404,6 +435,12 @@ class MirrorTap:
             if self._timer is not None and not self._ending and why in _NOT_THERE:
                 self._service.target.failed(self._service.loop.now)  # another address next time
         self._service.missed += self._queued
+        if self._sock is not None:
+            try:
+                # the mirror must not take what was cut off for a whole
+                self._sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RESET)
+            except OSError:
+                pass
         self._close()
 
     def _close(self) -> None:

@@ -22,6 +22,7 @@ class Pool:
 
     def __init__(self, capacity: int, most: int | None = None):
         self._capacity = capacity
+        self._enough = min(_ENOUGH, capacity)
         self._free: list[Pipe] = []
         self._most = _bound(capacity) if most is None else most
         self.borrowed = 0
@@ -31,9 +32,18 @@ class Pool:
         """Return how many empty pipes wait to be borrowed."""
         return len(self._free)
 
-    def can_lend(self, count: int) -> bool:
-        """Tell whether so many more may be out, as far as the bound goes."""
-        return self.borrowed + count <= self._most
+    def take_like(self, pipe: Pipe, count: int) -> list[Pipe] | None:
+        """Return so many empty pipes that hold whatever this one does; None: there are none."""
+        taken: list[Pipe] = []
+        for _ in range(count):
+            other = self.take()
+            if other is not None:
+                taken.append(other)
+            if other is None or other.capacity < pipe.capacity:
+                for one in taken:
+                    self.give_back(one)
+                return None
+        return taken
 
     def take(self, *, beyond: bool = False) -> Pipe | None:
         """Return an empty pipe, `beyond` the bound if need be; None: there is none to be had."""
@@ -46,7 +56,7 @@ class Pool:
             pipe = Pipe(self._capacity)
         except OSError:
             return None
-        if pipe.capacity < _ENOUGH and not beyond:
+        if pipe.capacity < self._enough and not beyond:
             pipe.close()
             return None
         self.borrowed += 1

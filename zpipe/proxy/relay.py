@@ -65,7 +65,7 @@ class Tap(Protocol):
         """Take a pipe with so many bytes; it is given back, or closed, by the tap."""
 
     def no_pipe(self, count: int) -> None:
-        """Know that so many bytes have passed, and no pipe was to be had for them."""
+        """Know that so many bytes have passed, and could not be duplicated."""
 
     def end(self) -> None:
         """Know that nothing more will come."""
@@ -282,6 +282,7 @@ class Side:
         # no cycle stays that only the garbage collector would find
         self.taps = ()
         self.owner = _NOBODY
+        self.peer = _NO_SIDE
         return lost
 
     # One read, one write
@@ -377,11 +378,16 @@ class Side:
         if self.peer.paced:
             self.peer.do_not_pace()
         start = self.count
+        others: list[Pipe] = []  # of the same capacity, for the taps
         try:
             while (moved := self.count - start) < room and not self.paused:
-                if self.taps and not pool.can_lend(len(self.taps)):
-                    self.bulk = False
-                    break
+                if self.taps and not others:
+                    # before the splice: what cannot be teed is read and written instead
+                    found = pool.take_like(pipe, len(self.taps))
+                    if found is None:
+                        self.bulk = False
+                        break
+                    others = found
                 limit = _AT_ONCE if not self.limiters else room - moved
                 try:
                     count = _splice(self.fd, pipe.writer, limit, flags=_FLAGS)
@@ -411,12 +417,15 @@ class Side:
                 for limiter in self.limiters:
                     limiter.spend(count)
                 if self.taps:
-                    self._tee(pipe, count)
+                    self._tee(pipe, count, others)
+                    others = []
                 if not self._push() or self.pipe is not pipe:
                     return
             if self.count - start < min(_SMALL, room):
                 self.bulk = False
         finally:
+            for other in others:
+                pool.give_back(other)
             # the connection may have been closed meanwhile, and the pipe with it
             if self.pipe is not None and not self.in_pipe:
                 self.pipe = None
@@ -535,14 +544,11 @@ class Side:
             tap.data(data)
         self._wait_for_taps()
 
-    def _tee(self, pipe: Pipe, count: int) -> None:
+    def _tee(self, pipe: Pipe, count: int, others: list[Pipe]) -> None:
         """Give every tap the same pages, before the pipe is emptied into the peer."""
         pool = self.shared.pool
         for tap in self.taps:
-            other = pool.take()
-            if other is None:
-                tap.no_pipe(count)
-                continue
+            other = others.pop()
             try:
                 copied = tee(pipe.reader, other.writer, count)
             except OSError:
@@ -568,3 +574,6 @@ class Side:
         delay = max(limiter.delay() for limiter in self.limiters)
         self.shared.loop.later(max(delay, 0.001), self.resume)
         return 0
+
+
+_NO_SIDE: Side = object.__new__(Side)  # nothing is asked of the peer of one that is closed

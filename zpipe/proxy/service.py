@@ -105,12 +105,12 @@ class Service:
             loop, timeouts.connect, Connection.connect_failed
         )
         self.half_closed: Expiry[Connection] = Expiry(
-            loop, timeouts.half_closed, lambda one: one.close("half-closed")
+            loop, timeouts.half_closed, Connection.still_half_closed
         )
         sample = None if timeouts.idle is None else timeouts.idle / _SAMPLES
         self._idle: Expiry[Connection] = Expiry(loop, sample, self._look_at)
         self._old: Expiry[Connection] = Expiry(
-            loop, timeouts.lifetime, lambda one: one.close("lifetime")
+            loop, timeouts.lifetime, lambda one: one.close("lifetime", reset=True)
         )
         self._timed = timeouts.idle is not None or timeouts.lifetime is not None
         self._admission = Admission(settings.limits)
@@ -288,7 +288,7 @@ class Service:
 
     def _look_at(self, connection: Connection) -> None:
         if connection.is_idle(_SAMPLES):
-            connection.close("idle")
+            connection.close("idle", reset=True)  # what is cut off must not look complete
         else:
             self._idle.add(connection)
 

@@ -178,6 +178,8 @@ def _carry_by_splice(source: int, sink: int) -> None:
                 if error.errno in (errno.EINVAL, errno.EPERM, errno.ENOSYS):
                     _copy(source, sink)
                     return
+                if _has_broken(source, error):
+                    return
                 raise
             if not count:
                 return
@@ -206,9 +208,18 @@ def _copy(source: int, sink: int) -> None:
             data = os.read(source, _BUFFER)
         except BlockingIOError:
             continue
+        except OSError as error:
+            if _has_broken(source, error):
+                return
+            raise
         if not data:
             return
         _write_all(sink, data)
+
+
+def _has_broken(source: int, error: OSError) -> bool:
+    """Tell whether it is the connection that has ended, of which others tell why."""
+    return source != 0 and error.errno == errno.ECONNRESET
 
 
 def _write_all(sink: int, data: bytes) -> None:
