@@ -9,13 +9,12 @@ from typing import TYPE_CHECKING
 import pytest
 
 from tests.machine import as_stranger
+from zpipe.kernel.pipes import Pipe
 from zpipe.proxy.pool import Pool
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
-
-    from zpipe.kernel.pipes import Pipe
 
 SIZE = 64 << 10
 
@@ -45,13 +44,22 @@ def test_a_pipe_that_comes_back_is_borrowed_again(pool: Pool) -> None:
 def test_no_more_are_out_than_may_be(pool: Pool) -> None:
     pipes = [taken(pool) for _ in range(3)]
     assert pool.take() is None
-    assert not pool.can_lend(1)
+    assert pool.take_like(pipes[0], 1) is None
     pool.give_back(pipes.pop())
-    assert pool.can_lend(1)
-    assert not pool.can_lend(2)
+    assert pool.take_like(pipes[0], 2) is None
+    assert pool.borrowed == 2
     pipes.append(taken(pool))
     for pipe in pipes:
         pool.give_back(pipe)
+    assert pool.borrowed == 0
+
+
+def test_one_that_holds_less_is_not_like_another(pool: Pool) -> None:
+    big = Pipe(SIZE * 4)
+    try:
+        assert pool.take_like(big, 1) is None
+    finally:
+        big.close()
     assert pool.borrowed == 0
 
 
@@ -133,5 +141,9 @@ def test_the_bound_leaves_most_fds_to_connections() -> None:
         pool = Pool(SIZE)
     finally:
         resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
-    assert pool.can_lend(4)
-    assert not pool.can_lend(32)
+    pipes = []
+    while (pipe := pool.take()) is not None:
+        pipes.append(pipe)
+    assert 4 <= len(pipes) < 32
+    for pipe in pipes:
+        pool.discard(pipe)

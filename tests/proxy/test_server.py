@@ -226,8 +226,9 @@ def test_sighup_resolves_names_anew(tmp_path: Path) -> None:
             until(lambda: given(proxy) == b"new", "the name is resolved anew")
 
 
-def test_sigusr1_prints_one_line_of_status(upstream: Server) -> None:
-    with proxying(upstream.text) as proxy, proxy.connect() as client:
+@pytest.mark.parametrize("workers", [1, 2])
+def test_sigusr1_prints_one_line_of_status(upstream: Server, workers: int) -> None:
+    with proxying(upstream.text, f"--workers={workers}") as proxy, proxy.connect() as client:
         assert asked(client, b"x") == b"x"
         before = len(proxy.errors)
         signalled(proxy, signal.SIGUSR1)

@@ -139,7 +139,7 @@ def test_connections_are_spread_over_all_workers_and_add_up(
             scraper.sendall(b"GET /metrics HTTP/1.0\r\n\r\n")
             samples = received(scraper).decode().splitlines()
         active = [line for line in samples if "connections_active" in line and line[0] != "#"]
-        assert [float(line.split()[-1]) for line in active] == [60]
+        assert {float(line.split()[-1]) for line in active} == {60.0}
         held.close()
         snapshot = proxy.until_idle()
         assert snapshot["connections"]["closed"] == {"closed": 60}
