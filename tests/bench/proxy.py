@@ -475,8 +475,9 @@ def latency() -> None:
 
 
 def hold(where: int, count: int, told: Any) -> None:
-    """Open connections, each answered once, and hold them; tells how many."""
+    """Open connections, each answered once, and hold them; tells how many, and when that was."""
     ends = []
+    last = 0.0
     for _ in range(count):
         try:
             end = connected(where)
@@ -487,13 +488,14 @@ def hold(where: int, count: int, told: Any) -> None:
         except OSError:
             break
         ends.append(end)
-    told.send(len(ends))
+        last = time.perf_counter()
+    told.send((len(ends), last))
     signal.pause()
 
 
 @contextmanager
-def held(where: int, count: int, processes: int) -> Iterator[int]:
-    """Hold connections in several processes until the end of the block; how many there are."""
+def held(where: int, count: int, processes: int) -> Iterator[tuple[int, float]]:
+    """Hold connections in several processes until the end of the block; how many, since when."""
     with ExitStack() as stack:
         readers = []
         for _ in range(processes):
@@ -501,14 +503,15 @@ def held(where: int, count: int, processes: int) -> Iterator[int]:
             stack.enter_context(process(hold, where, count // processes, writer))
             writer.close()
             readers.append(stack.enter_context(reader))
-        yield sum(reader.recv() for reader in readers)
+        counts, times = zip(*(reader.recv() for reader in readers), strict=True)
+        yield sum(counts), max(times)
 
 
 def idle() -> None:
     """What connections cost in which nothing moves."""
     print("== idle connections")
     with listening(answer) as upstream, proxy(upstream) as one:
-        with held(one.port, 1000, 1) as opened:
+        with held(one.port, 1000, 1) as (opened, _):
             time.sleep(1)  # what was begun is done
             used = one.cpu()
             time.sleep(10)
@@ -519,7 +522,7 @@ def idle() -> None:
             pass
         one.until_idle()
         before, fds = one.resident(), len(one.fds())
-        with held(one.port, 9000, 2) as opened:
+        with held(one.port, 9000, 2) as (opened, _):
             memory, more = one.resident() - before, len(one.fds()) - fds
             pipes = sum(name.startswith("pipe:") for name in one.fds())
             print(
@@ -535,11 +538,10 @@ def many() -> None:
     with listening(answer) as upstream, proxy(upstream) as one:
         limit = resource.prlimit(one.pid, resource.RLIMIT_NOFILE)
         began = time.perf_counter()
-        with held(one.port, 10_000, 2) as opened:
-            seconds = time.perf_counter() - began
+        with held(one.port, 10_000, 2) as (opened, last):
             found = one.snapshot()["connections"]
             print(
-                f"  {opened} open and answered within {seconds:.1f} s; the proxy counts"
+                f"  {opened} open and answered within {last - began:.1f} s; the proxy counts"
                 f" {found['active']} (most: {found['max']}), and has {len(one.fds())} fds of"
                 f" {limit[0]} (hard limit {limit[1]})",
                 flush=True,

@@ -294,7 +294,8 @@ def echo(end: socket.socket) -> None:
     with suppress(ConnectionError):
         while data := end.recv(1 << 16):
             end.sendall(data)
-        end.shutdown(socket.SHUT_WR)
+        with suppress(OSError):  # reset since
+            end.shutdown(socket.SHUT_WR)
 
 
 def received(end: socket.socket) -> bytes:

@@ -398,12 +398,14 @@ def test_limits_are_those_of_all_together(upstream: Server) -> None:
     ):
         until_all_serve(proxy, 2)
         assert proxy.snapshot()["connections"]["max"] == 8
-        clients = [held.enter_context(proxy.connect()) for _ in range(40)]
-        served = [client for client in clients if not has_ended(client)]
-        assert 1 <= len(served) <= 8
+        served = 0
+        for _ in range(40):
+            with suppress(ConnectionResetError):  # it may come before connect has returned
+                served += not has_ended(held.enter_context(proxy.connect()))
+        assert 1 <= served <= 8
         snapshot = proxy.snapshot()["connections"]
-        assert snapshot["active"] == len(served)
-        assert snapshot["refused"] == {"full": 40 - len(served)}
+        assert snapshot["active"] == served
+        assert snapshot["refused"] == {"full": 40 - served}
 
 
 def test_a_log_that_cannot_be_opened_ends_it_before_anything_is_served(tmp_path: Path) -> None:

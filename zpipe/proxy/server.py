@@ -199,7 +199,8 @@ class Worker:
 class Front:
     """What a person and an init system see of it, whoever serves.
 
-    Made before anything that is to belong to --user and --group; `show` comes before all else.
+    Made before anything that is to belong to --user and --group; then `begin`, what listens to
+    signals, and `ready`, in this order.
 
     Raises: UsageError  the address of the metrics, the user or the group.
     """
@@ -229,18 +230,19 @@ class Front:
             raise RuntimeError("nothing is served yet")
         return self._snapshots()
 
-    def show(self, snapshots: Callable[[], Snapshot], shows: Shows | None) -> None:
-        """Begin to tell what happens."""
+    def begin(self, snapshots: Callable[[], Snapshot]) -> None:
+        """Begin to answer whoever asks what happens."""
         from zpipe.proxy.notify import Notifier
         from zpipe.proxy.status import StatusSocket
 
         self._snapshots = snapshots
         self._status = StatusSocket(self._loop, snapshots)
         self._notifier = Notifier.from_environment()
-        self._display = shows(self._loop, snapshots) if shows is not None else None
 
-    def ready(self) -> None:
-        """Say that it serves."""
+    def ready(self, shows: Shows | None) -> None:
+        """Say that it serves: signals are heard by now."""
+        if shows is not None and self._snapshots is not None:
+            self._display = shows(self._loop, self._snapshots)
         if self._notifier is not None:
             self._notifier.ready(self._line())
         self._guard()
@@ -358,11 +360,11 @@ def _serve_here(
     try:
         # opened with the rights that it is opened with again after it has been rotated
         worker = Worker(loop, plans, listeners, operation, told)
-        front.show(worker.snapshot, shows)
+        front.begin(worker.snapshot)
         restore = front.listen_to_signals(worker.terminate, worker.reload)
         try:
             worker.start()
-            front.ready()
+            front.ready(shows)
             at_once = worker.run()
         finally:
             restore()

@@ -53,6 +53,7 @@ class _Child:
         self.lock = threading.Lock()
         self._asked = 0
         self._heard = b""
+        self.last: Snapshot | None = None
 
     def tell(self, word: bytes) -> None:
         """Let it do something; one that has died is not told."""
@@ -70,8 +71,8 @@ class _Child:
                 while True:
                     number, text = self._answer()
                     if number == self._asked:  # an earlier one came too late for its question
-                        found: Snapshot = json.loads(text)
-                        return found
+                        self.last = json.loads(text)
+                        return self.last
             except (OSError, ValueError):
                 return None
 
@@ -116,6 +117,7 @@ class _Supervisor:
         trial.close()
         trial.loop.close()
         self._exit_idle = exit_idle(plans)
+        self._past: list[Snapshot] = []  # what those that have died had told last: at most one
         self._idle_for = 0
         self._accepted = -1
 
@@ -185,6 +187,8 @@ class _Supervisor:
         with child.lock:
             child.control.close()
         del self._children[child.place]
+        if child.last is not None:
+            self._past = [merged([_ended(child.last), *self._past])]
         code = os.waitstatus_to_exitcode(status)
         if self._ending:
             if not self._children:
@@ -220,7 +224,8 @@ class _Supervisor:
         """Return what all of them did; may be called by any thread."""
         found = [answer for child in list(self._children.values()) if (answer := child.ask())]
         if found:
-            self._last = {**merged(found), "pid": os.getpid(), "workers": len(found)}
+            whole = merged([*found, *self._past])
+            self._last = {**whole, "pid": os.getpid(), "workers": len(found)}
         return self._last
 
     def _look(self) -> None:
@@ -249,6 +254,17 @@ class _Supervisor:
                 os.waitpid(child.pid, 0)
             except (ProcessLookupError, ChildProcessError):
                 pass
+
+
+def _ended(snapshot: Snapshot) -> Snapshot:
+    """Return what stays of a worker that is gone: all that is counted, nothing that is open."""
+    ended = json.loads(json.dumps(snapshot))
+    ended["connections"].update(active=0, max=0)
+    ended["pipes"].update(borrowed=0, kept=0)
+    for one in (*ended["upstreams"], *ended["mirrors"]):
+        one["active"] = 0
+    found: Snapshot = ended
+    return found
 
 
 class _Remote:
@@ -311,11 +327,11 @@ def supervise(
     front = Front(loop, operation, told)
     try:
         supervisor = _Supervisor(loop, front, plans, listeners, operation, told)
-        front.show(supervisor.snapshot, shows)
+        front.begin(supervisor.snapshot)
         restore = front.listen_to_signals(supervisor.terminate, supervisor.reload)
         try:
             supervisor.start()
-            front.ready()
+            front.ready(shows)
             at_once = supervisor.run()
         finally:
             supervisor.kill()
