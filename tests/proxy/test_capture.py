@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import select
 import socket
 import stat
 import threading
@@ -151,12 +152,14 @@ def test_a_teed_pipe_is_recorded_and_given_back_empty(tmp_path: Path) -> None:
             receiver.start()
             moved = 0
             while moved < len(data):
+                select.select([source], [], [], LONGEST)
                 count = splice(source.fileno(), primary.writer, 1 << 20)
                 double = Pipe(primary.capacity)
                 assert tee(primary.reader, double.writer, count) == count
                 tape.pipe(True, double, count)
                 moved += count
                 while count:
+                    select.select([], [sink], [], LONGEST)
                     count -= splice(primary.reader, sink.fileno(), count)
             tape.end("there", "closed")
         (line,) = lines(tmp_path)

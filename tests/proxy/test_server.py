@@ -73,6 +73,18 @@ def test_without_connections_a_signal_ends_it_at_once_and_well(
         assert proxy.process.wait(LONGEST) == 0
 
 
+@pytest.mark.parametrize("workers", [1, 2])
+def test_whoever_is_told_that_it_serves_can_end_it_well(
+    upstream: Server, tmp_path: Path, workers: int
+) -> None:
+    """The signal comes right after the line."""
+    path = tmp_path / "socket"
+    with proxying(upstream.text, f"--workers={workers}", listen=(f"unix:{path}",)) as proxy:
+        os.kill(proxy.pid, signal.SIGTERM)
+        assert proxy.process.wait(LONGEST) == 0
+    assert not path.exists()
+
+
 def test_open_connections_go_on_after_sigterm_and_new_ones_are_refused(
     upstream: Server, tmp_path: Path
 ) -> None:

@@ -189,6 +189,7 @@ def test_a_worker_that_is_killed_is_replaced_and_costs_its_own_connections_only(
         for client in clients:
             assert asked(client, b"x") == b"x"
         lost = (sockets(victim) - before) // 2
+        assert proxy.snapshot()["connections"]["accepted"] == 60
         assert 0 < lost < 60
         os.kill(victim, signal.SIGKILL)
         ended = [client for client in clients if has_ended(client)]
@@ -207,6 +208,12 @@ def test_a_worker_that_is_killed_is_replaced_and_costs_its_own_connections_only(
             clients.append(held.enter_context(proxy.connect()))
             assert asked(clients[-1], b"again") == b"again"
         assert sockets(new) > before
+        # what the old one has counted is not forgotten: counters do not go backwards
+        snapshot = proxy.snapshot()
+        assert snapshot["connections"]["accepted"] == 120
+        assert snapshot["connections"]["active"] == 120 - lost
+        assert snapshot["upstreams"][0]["connections"] == 120
+        assert snapshot["upstreams"][0]["active"] == 120 - lost
 
 
 def test_clients_that_wait_for_a_killed_worker_are_served_by_the_next_one(
