@@ -113,6 +113,7 @@ class Side:
     __slots__ = (
         "bulk",
         "count",
+        "deaf",
         "fd",
         "finished",
         "in_pipe",
@@ -151,7 +152,7 @@ class Side:
         self.limiters: tuple[Limiter, ...] = ()
         self.quick = False
         self.sink = -1
-        self.paced = self.yields = False
+        self.paced = self.yields = self.deaf = False
         self.bulk = self.stuck = self.readable = self.urgent = self.out = self.paused = False
         self.input_ended = False  # the socket's end of input was read
         self.finished = False  # and passed on to the peer
@@ -173,6 +174,8 @@ class Side:
             self.readable = True
             if event & _GONE and self.input_ended:
                 self._failed_at_last()
+            elif self.stuck and not event & ODD:
+                self._stop_hearing()
             elif not self.stuck and not self.paused and not self.yields:
                 self.pull(probe=bool(event & ODD))
             elif event & select.EPOLLERR:
@@ -217,6 +220,8 @@ class Side:
                     return
             if self.bulk and not self.urgent:
                 self._carry_bulk(room)
+                if not self.bulk and self.fd >= 0:
+                    self.requicken()
             elif not self._copy(room if room < BUFFER else BUFFER, probe=probe):
                 return
 
@@ -246,6 +251,9 @@ class Side:
         if self.in_pipe and not self._push():
             return
         self.stuck = False
+        if self.deaf:
+            self.deaf = False
+            self.shared.loop.change(self.fd, self._events())
         self.requicken()
         if self.input_ended:
             self._finish()
@@ -323,8 +331,9 @@ class Side:
         self.count += taken
         if self.taps:
             self._tapped(bytes(view))
-        if count == BUFFER:
-            self.bulk = self.shared.splice
+        if count == BUFFER and self.shared.splice:
+            self.bulk = True
+            self._leave_lane()
         if taken != count:
             self._hold(view[taken:])
             return False
@@ -348,13 +357,25 @@ class Side:
         if not peer.out:
             peer.out = True
             # reported anew at once where there is room again
-            self.shared.loop.change(peer.fd, WATCHED | OUT)
+            self.shared.loop.change(peer.fd, peer._events())
+
+    def _events(self) -> int:
+        events = WATCHED | OUT if self.out else WATCHED
+        return events & ~IN if self.deaf else events
+
+    def _stop_hearing(self) -> None:
+        """Have no more events of data that could not be passed on: in bulk there are many."""
+        if not self.deaf:
+            self.deaf = True
+            self.shared.loop.change(self.fd, self._events())
 
     def requicken(self) -> None:
         """Find out which of the two sides may go the quick way: taps or limits have changed."""
         stuck = self.stuck or self.peer.stuck
         for side in (self, self.peer):
-            quick = not (stuck or side.taps or side.limiters or side.paused or side.urgent)
+            quick = not (
+                stuck or side.bulk or side.taps or side.limiters or side.paused or side.urgent
+            )
             if quick != side.quick:
                 side.quick = quick
                 side.sink = side.peer.fd
