@@ -318,7 +318,7 @@ class Connection:
                 return
         if not event & OUT:
             return
-        if self._is_own(server):
+        if target.is_doubtful and self._is_own(server):
             self.connect_failed(errno.ECONNREFUSED)
             return
         service = self.service
@@ -362,7 +362,8 @@ class Connection:
         """Tell whether a socket is connected to itself.
 
         Where nobody listens at a port of this machine that the kernel also gives to clients, a
-        connect may be given that very port, and succeeds (a simultaneous open with itself).
+        connect may be given that very port, and succeeds (a simultaneous open with itself). Looked
+        for only where nobody has answered lately, since most connects to such a port are refused.
         """
         assert self.target is not None
         _, address = self.target.address()

@@ -117,6 +117,11 @@ class Target:
         addresses = self._addresses
         return addresses[self._place % len(addresses)]
 
+    @property
+    def is_doubtful(self) -> bool:
+        """Tell whether the last connect failed, or there was none."""
+        return self._streak > 0 or not self.connections
+
     def failed(self, now: float) -> None:
         """Note that a connect failed or timed out, by no fault of this process such as EMFILE."""
         self.failures += 1
