@@ -276,7 +276,8 @@ _TIMEOUTS = _section(
     _option(
         "--half-closed-timeout",
         type=_wish("time", _or_never),
-        help="End a connection of which one side has ended for so long; or never (60s).",
+        help="End a connection of which one side has ended, when nothing moves for so long; or"
+        " never (60s).",
     ),
     _option("--max-lifetime", type=DURATION, help="End every connection after so long."),
     _option(
