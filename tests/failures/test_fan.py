@@ -623,7 +623,10 @@ def test_each_byte_has_reached_everybody_before_the_next_is_sent(
                     assert connection.recv(1) == one
                     for name in ("x", "y"):
                         path = tmp_path / name
-                        until(lambda: path.stat().st_size == count, "the file has it")  # noqa: B023
+                        until(
+                            lambda: path.exists() and path.stat().st_size == count,
+                            "the file has it",
+                        )  # noqa: B023
                     assert os.read(reader, 1) == one
                 process.stdin.close()
                 assert connection.recv(1) == b""

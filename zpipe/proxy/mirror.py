@@ -20,6 +20,7 @@ from collections import Counter, OrderedDict, deque
 from itertools import islice
 
 from zpipe.engine.spill import Spill, default_folder
+from zpipe.kernel import inspect
 from zpipe.proxy.relay import OUT, WATCHED
 
 TYPE_CHECKING = False
@@ -36,12 +37,13 @@ if TYPE_CHECKING:
 _STREAM = socket.SOCK_STREAM | socket.SOCK_NONBLOCK | socket.SOCK_CLOEXEC
 _PIPES = 8  # that one tap may hold; a pipe may be full with little in it
 _CHUNK = 64 << 10  # small messages that wait are put together
+_IN_KERNEL = 512 << 10  # bytes that a mirror's socket may hold; Linux doubles it
 _DELAY = 0.001  # seconds that they wait
 _LINGER = (
     5.0  # seconds without progress for the mirror to read the rest, once the primary has ended
 )
 _LOOKED_AT = 32  # of those, for one that has nothing to lose
-_LINGERING = 1024  # taps of a mirror whose primary has ended: they must not use up the fds
+_LINGERING = 256  # taps of a mirror whose primary has ended: they must not use up the fds
 _DROP = 64 << 10
 _RESET = struct.pack("ii", 1, 0)
 _ENDED = "ok"
@@ -135,6 +137,9 @@ class MirrorTap:
             self._fd = sock.fileno()
             if family != socket.AF_UNIX:
                 sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+                # What a stuck mirror leaves in the kernel counts against all of this machine's
+                # TCP memory (tcp_mem), and under its pressure the primary's sockets suffer, too.
+                sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, _IN_KERNEL)
                 if service.target.no_pacing:
                     sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_CONGESTION, b"reno")
             code = sock.connect_ex(address)
@@ -222,7 +227,7 @@ class MirrorTap:
         self._ending = True
         if self._timer is not None:
             self._timer.cancel()
-        self._left = self._queued
+        self._left = self._unsent()
         self._timer = self._service.loop.later(_LINGER, self.too_late)
         self._service.linger(self)
         self._flush()
@@ -418,14 +423,22 @@ class MirrorTap:
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
-        if self._queued:
-            if self._queued < self._left and not at_once:
-                self._left = self._queued
+        unsent = self._unsent()
+        if unsent:
+            if unsent < self._left and not at_once:
+                self._left = unsent
                 self._timer = self._service.loop.later(_LINGER, self.too_late)
                 return
             self._give_up("no-fds" if at_once else "timeout")
         else:
             self._close()
+
+    def _unsent(self) -> int:
+        """Return the bytes that the mirror's kernel has not acknowledged, or never got."""
+        try:
+            return self._queued + (inspect.unsent(self._fd) if self._fd >= 0 else 0)
+        except OSError:
+            return self._queued
 
     def _give_up(self, why: str) -> None:
         """Let the mirror go; the connection goes on as if there had never been one."""
