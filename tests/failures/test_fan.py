@@ -14,6 +14,7 @@ import subprocess
 import threading
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -599,6 +600,11 @@ def test_standard_output_in_the_middle_of_a_file(tmp_path: Path) -> None:
 # Input that trickles
 
 
+def has_size(path: Path, count: int) -> bool:
+    """Tell whether a file is there by now, and so long."""
+    return path.exists() and path.stat().st_size == count
+
+
 @pytest.mark.parametrize("words", [(), ("--via", "plain"), ("--via", "tee"), ("-a",)], ids=" ".join)
 @pytest.mark.parametrize("policy", ["block", "spill&spill_dir=.", "detach"])
 def test_each_byte_has_reached_everybody_before_the_next_is_sent(
@@ -623,10 +629,7 @@ def test_each_byte_has_reached_everybody_before_the_next_is_sent(
                     assert connection.recv(1) == one
                     for name in ("x", "y"):
                         path = tmp_path / name
-                        until(
-                            lambda: path.exists() and path.stat().st_size == count,
-                            "the file has it",
-                        )  # noqa: B023
+                        until(partial(has_size, path, count), "the file has it")
                     assert os.read(reader, 1) == one
                 process.stdin.close()
                 assert connection.recv(1) == b""
