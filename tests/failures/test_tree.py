@@ -731,8 +731,11 @@ def test_a_signal_to_all_at_once(interrupted: Halted, tmp_path: Path) -> None:
     run.end()
     assert run.status == -signal.SIGTERM
     judge(run, tmp_path / "dst")
-    count = len(found(tmp_path / "dst"))
-    assert run.errors.splitlines()[-1] == f"zpipe: ended by SIGTERM; {count} files were copied"
+    last = run.errors.splitlines()[-1]
+    told = re.fullmatch(r"zpipe: ended by SIGTERM; (\d+) files? (was|were) copied", last)
+    assert told is not None, last
+    # a worker that is ended in the middle of a batch tells of nothing that it has done of it
+    assert int(told[1]) <= len(found(tmp_path / "dst"))
 
 
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM])
