@@ -7,6 +7,7 @@ import re
 import socket
 import struct
 import threading
+import time
 from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING, Any
 
@@ -20,6 +21,8 @@ if TYPE_CHECKING:
     import subprocess
     from collections.abc import Callable, Iterator, Sequence
     from pathlib import Path
+
+    from zpipe.proxy.loop import Loop
 
 _SERVES = re.compile(rb"zpipe: proxy: (.+) -> ")
 RESET = struct.pack("ii", 1, 0)  # SO_LINGER: close sends RST
@@ -341,3 +344,24 @@ def reset(end: socket.socket) -> None:
     """Close with RST."""
     end.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, RESET)
     end.close()
+
+
+def asked(end: socket.socket, question: bytes) -> bytes:
+    """Send something to echo, and return what comes back."""
+    end.sendall(question)
+    return exactly(end, len(question))
+
+
+def run_until(loop: Loop, condition: Callable[[], object], what: str) -> None:
+    """Run the loop until something holds; fail when it does not come true."""
+    end = time.monotonic() + LONGEST / 2
+
+    def look() -> None:
+        if condition() or time.monotonic() > end:
+            loop.stop()
+        else:
+            loop.later(0.002, look)
+
+    loop.later(0, look)
+    loop.run()
+    assert condition(), f"in vain waited until {what}"

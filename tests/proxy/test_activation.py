@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from tests.machine import LONGEST, ZPIPE, environment, need, started, until
-from tests.proxy.proxying import Proxy, connected, echo, exactly, serving
+from tests.proxy.proxying import Proxy, asked, connected, exactly
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -35,18 +35,6 @@ if names:
     os.environ["LISTEN_FDNAMES"] = names
 os.execvp(command[0], command)
 """
-
-
-@pytest.fixture
-def upstream() -> Iterator[Server]:
-    with serving(echo) as server:
-        yield server
-
-
-def asked(end: socket.socket, question: bytes) -> bytes:
-    """Send something to echo, and return what comes back."""
-    end.sendall(question)
-    return exactly(end, len(question))
 
 
 @contextmanager

@@ -7,7 +7,6 @@ import resource
 import socket
 import subprocess
 import sys
-import time
 from contextlib import ExitStack, contextmanager
 from threading import Thread
 from typing import TYPE_CHECKING, Any
@@ -15,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from tests.machine import LONGEST, ROOT, content, environment, missing, need, need_root
+from tests.proxy.proxying import run_until
 from zpipe.proxy.checks import Checker
 from zpipe.proxy.loop import Loop
 from zpipe.proxy.settings import Address, Check, Upstream
@@ -28,21 +28,6 @@ if TYPE_CHECKING:
 
 QUICK = 0.005  # seconds between two checks
 PATIENT = 30.0  # a timeout that does not end a test by mistake
-
-
-def run_until(loop: Loop, condition: Callable[[], object], what: str) -> None:
-    """Run the loop until something holds; fail when it does not come true."""
-    end = time.monotonic() + LONGEST / 2
-
-    def look() -> None:
-        if condition() or time.monotonic() > end:
-            loop.stop()
-        else:
-            loop.later(0.002, look)
-
-    loop.later(0, look)
-    loop.run()
-    assert condition(), f"in vain waited until {what}"
 
 
 class Asked(Target):

@@ -19,6 +19,7 @@ from tests.machine import LONGEST, need, until
 from tests.proxy.proxying import (
     Proxy,
     address,
+    asked,
     connected,
     echo,
     exactly,
@@ -59,12 +60,6 @@ BAD = {
 
 
 @pytest.fixture
-def upstream() -> Iterator[Server]:
-    with serving(echo) as server:
-        yield server
-
-
-@pytest.fixture
 def teller() -> Iterator[Server]:
     """A server that tells what header it was sent, in a line, and is an echo from then on."""
 
@@ -93,12 +88,6 @@ def teller() -> Iterator[Server]:
 
     with serving(tell) as server:
         yield server
-
-
-def asked(end: socket.socket, question: bytes) -> bytes:
-    """Send something to echo, and return what comes back."""
-    end.sendall(question)
-    return exactly(end, len(question))
 
 
 def told(end: socket.socket) -> dict[str, Any]:

@@ -10,7 +10,6 @@ import socket
 import subprocess
 import sys
 import threading
-import time
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
@@ -19,6 +18,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from tests.machine import LONGEST, ROOT, environment, missing, need, need_root, until
+from tests.proxy.proxying import run_until
 from zpipe.errors import UsageError
 from zpipe.proxy.loop import Loop
 from zpipe.proxy.resolver import Resolver, has_name, resolve_first
@@ -30,21 +30,6 @@ if TYPE_CHECKING:
 
 NO_NAME = "x" * 64 + ".invalid"  # a part of a name has 63 letters at most: no server is asked
 HOSTS = Path("/etc/hosts")
-
-
-def run_until(loop: Loop, condition: Callable[[], object], what: str) -> None:
-    """Run the loop until something holds; fail when it does not come true."""
-    end = time.monotonic() + LONGEST / 2
-
-    def look() -> None:
-        if condition() or time.monotonic() > end:
-            loop.stop()
-        else:
-            loop.later(0.002, look)
-
-    loop.later(0, look)
-    loop.run()
-    assert condition(), f"in vain waited until {what}"
 
 
 def tcp(host: str, port: int = 80) -> Target:

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from tests.machine import LONGEST, need, need_root, nobody, until, zpipe
-from tests.proxy.proxying import Proxy, connected, echo, exactly, limited, proxying, serving
+from tests.proxy.proxying import Proxy, asked, connected, echo, exactly, limited, proxying, serving
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -23,18 +23,6 @@ if TYPE_CHECKING:
     from tests.proxy.proxying import Server
 
 ENDS = [signal.SIGTERM, signal.SIGINT]
-
-
-@pytest.fixture
-def upstream() -> Iterator[Server]:
-    with serving(echo) as server:
-        yield server
-
-
-def asked(end: socket.socket, question: bytes) -> bytes:
-    """Send something to echo, and return what comes back."""
-    end.sendall(question)
-    return exactly(end, len(question))
 
 
 def is_broken_off(end: socket.socket) -> bool:

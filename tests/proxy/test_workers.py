@@ -16,13 +16,12 @@ import pytest
 from tests.machine import LONGEST, until, zpipe
 from tests.proxy.proxying import (
     Proxy,
+    asked,
     connected,
-    echo,
     exactly,
     proxying,
     received,
     sending,
-    serving,
 )
 from zpipe.proxy.status import ask
 
@@ -31,18 +30,6 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from tests.proxy.proxying import Server
-
-
-@pytest.fixture
-def upstream() -> Iterator[Server]:
-    with serving(echo) as server:
-        yield server
-
-
-def asked(end: socket.socket, question: bytes) -> bytes:
-    """Send something to echo, and return what comes back."""
-    end.sendall(question)
-    return exactly(end, len(question))
 
 
 def has_ended(end: socket.socket) -> bool:

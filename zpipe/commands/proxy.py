@@ -352,7 +352,7 @@ def proxy_command(ctx: click.Context, /, upstreams: tuple[Upstream, ...], **opti
     operation = _operation(options)
 
     from zpipe.commands.proxy_progress import ProxyProgress
-    from zpipe.proxy.listening import open_listeners, passed
+    from zpipe.proxy.listening import close_all, open_listeners, passed
     from zpipe.proxy.resolver import resolve_first
     from zpipe.proxy.server import serve
     from zpipe.proxy.service import Plan
@@ -374,9 +374,7 @@ def proxy_command(ctx: click.Context, /, upstreams: tuple[Upstream, ...], **opti
         _no_loop(listeners[0], plan)
         serve([plan], [listeners], operation, tell, shows)
     finally:
-        for one in listeners:
-            for listener in one:
-                listener.close()
+        close_all(listeners)
 
 
 def _no_contradiction(

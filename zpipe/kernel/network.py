@@ -11,6 +11,8 @@ import os
 import socket
 import struct
 
+STREAM = socket.SOCK_STREAM | socket.SOCK_NONBLOCK | socket.SOCK_CLOEXEC
+
 _RTM_GETROUTE, _NLM_F_REQUEST, _NLMSG_ERROR = 26, 1, 2
 _RTA_DST, _RTA_OIF = 1, 4
 _SIOCETHTOOL, _ETHTOOL_GSG = 0x8946, 0x00000018
@@ -56,6 +58,14 @@ def gathers(device: str) -> bool | None:
     except OSError:
         return None
     return bool(value[1])
+
+
+def reset_at_close(end: socket.SocketType) -> None:
+    """Let close send RST and drop what was not sent (SO_LINGER of 0 seconds, socket(7)).
+
+    Raises: OSError  the socket is no connection any more.
+    """
+    end.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
 
 
 def peek(fd: int) -> bool:

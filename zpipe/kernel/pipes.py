@@ -76,6 +76,13 @@ class Pipe:
             self.close()
             raise
 
+    def take_out(self, count: int) -> bytearray:
+        """Read so many bytes, which must be in it."""
+        data = bytearray()
+        while len(data) < count:
+            data += os.read(self.reader, count - len(data))
+        return data
+
     def shrink(self, capacity: int) -> None:
         """Give back what is more than `capacity`; the pipe is empty.
 

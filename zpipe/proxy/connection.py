@@ -10,10 +10,10 @@ from __future__ import annotations
 import errno
 import os
 import socket
-import struct
 from time import time
 
 from zpipe.errors import reason
+from zpipe.kernel.network import STREAM, reset_at_close
 from zpipe.proxy.counters import Access
 from zpipe.proxy.relay import IN, ODD, OUT, WATCHED, Side
 
@@ -30,8 +30,6 @@ if TYPE_CHECKING:
     from zpipe.proxy.upstreams import Balancer, Target
 
 _make_socket = socket.SocketType
-_STREAM = socket.SOCK_STREAM | socket.SOCK_NONBLOCK | socket.SOCK_CLOEXEC
-_RESET = struct.pack("ii", 1, 0)  # SO_LINGER: close sends RST, and drops what was not sent
 _PEEKED = 17 << 10  # a PROXY header, or a ClientHello of the longest record
 _BROKEN = (errno.ECONNRESET, errno.EPIPE)
 # no fault of the upstream: memory, or ports of ours
@@ -244,7 +242,7 @@ class Connection:
                 break
             family, address = target.address()
             try:
-                sock = _make_socket(family, _STREAM)
+                sock = _make_socket(family, STREAM)
             except OSError as error:
                 self.problem = reason(error)
                 self.close("no-upstream", reset=True)
@@ -482,7 +480,7 @@ class Connection:
         sock = side.sock
         try:
             if reset:
-                sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RESET)
+                reset_at_close(sock)
             elif not side.input_ended:
                 # closed over unread input a socket sends RST, which destroys what it has sent
                 _read_away(side.fd)

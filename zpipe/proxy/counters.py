@@ -85,17 +85,13 @@ _NOT_ADDED = ("v", "weight", "started")
 
 
 def _added(key: str, mine: Any, other: Any) -> Any:
-    if mine is None or key in _NOT_ADDED:
+    if mine is None or other is None:
         return other if mine is None else mine
-    if isinstance(mine, dict) and isinstance(other, dict):
-        keys = {**mine, **other}
-        return {
-            key: _added(key, mine.get(key), other.get(key, mine.get(key)))
-            if key in mine and key in other
-            else mine.get(key, other.get(key))
-            for key in keys
-        }
-    if isinstance(mine, list) and isinstance(other, list):
+    if key in _NOT_ADDED:
+        return mine
+    if isinstance(mine, dict):
+        return {key: _added(key, mine.get(key), other.get(key)) for key in {**mine, **other}}
+    if isinstance(mine, list):
         return [_added("", a, b) for a, b in zip(mine, other, strict=True)]
     if isinstance(mine, (int, float)) and not isinstance(mine, bool):
         return mine + other

@@ -12,19 +12,18 @@ import socket
 import stat
 
 from zpipe.errors import UsageError, reason
-from zpipe.kernel.network import do_not_pace
+from zpipe.kernel.network import STREAM, do_not_pace
 from zpipe.proxy.addresses import resolve, shown
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Iterable, Mapping
     from typing import Any
 
     from zpipe.proxy.settings import Address
 
 _BACKLOG = 4096  # the kernel cuts it to net.core.somaxconn
 _FIRST_PASSED = 3  # SD_LISTEN_FDS_START
-_STREAM = socket.SOCK_STREAM | socket.SOCK_NONBLOCK | socket.SOCK_CLOEXEC
 _INET = (socket.AF_INET, socket.AF_INET6)
 # the machine, or this namespace of it, has no IPv6
 _NO_FAMILY = (errno.EAFNOSUPPORT, errno.EADDRNOTAVAIL)
@@ -70,6 +69,13 @@ class Listener:
         self.socket.close()
 
 
+def close_all(listeners: Iterable[list[Listener]]) -> None:
+    """Close the listeners of all workers; what they share is closed once."""
+    for own in listeners:
+        for listener in own:
+            listener.close()
+
+
 def _identity(path: str) -> tuple[int, int]:
     found = os.lstat(path)
     return found.st_dev, found.st_ino
@@ -106,9 +112,7 @@ def open_listeners(
             else:
                 _listen_tcp(address, found)
     except BaseException:
-        for one in found:
-            for listener in one:
-                listener.close()
+        close_all(found)
         raise
     return found
 
@@ -231,7 +235,7 @@ def _bindable(place: tuple[int, Any]) -> bool:
     """Tell whether the machine has a family, and addresses of it."""
     family, (host, _, *rest) = place
     try:
-        with socket.socket(family, _STREAM) as end:
+        with socket.socket(family, STREAM) as end:
             end.bind((host, 0, *rest))
     except OSError:
         return False
@@ -239,7 +243,7 @@ def _bindable(place: tuple[int, Any]) -> bool:
 
 
 def _bound(family: int, place: Any, address: Address, *, alone: bool) -> socket.socket:
-    end = socket.socket(family, _STREAM)
+    end = socket.socket(family, STREAM)
     try:
         end.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         if not alone:
@@ -285,7 +289,7 @@ def _address_of(end: socket.socket) -> str:
 def _listen_unix(address: Address) -> Listener:
     ((_, place),) = resolve(address)
     owner = _number(address, "user", address.user), _number(address, "group", address.group)
-    end = socket.socket(socket.AF_UNIX, _STREAM)
+    end = socket.socket(socket.AF_UNIX, STREAM)
     listener = Listener(end, shown(socket.AF_UNIX, place))
     try:
         try:
@@ -320,7 +324,7 @@ def _remove_stale(path: str, address: Address) -> None:
     try:
         if not stat.S_ISSOCK(os.lstat(path).st_mode):
             raise UsageError(f"{address.text}: listen: {path} is there, and is not a socket")
-        with socket.socket(socket.AF_UNIX, _STREAM) as probe:
+        with socket.socket(socket.AF_UNIX, STREAM) as probe:
             # EAGAIN: a queue that is full; EPROTOTYPE: not a stream; both are alive
             answer = probe.connect_ex(path)
         if answer == errno.ECONNREFUSED:

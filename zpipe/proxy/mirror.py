@@ -15,12 +15,12 @@ import errno
 import os
 import resource
 import socket
-import struct
 from collections import Counter, OrderedDict, deque
 from itertools import islice
 
 from zpipe.engine.spill import Spill, default_folder
 from zpipe.kernel import inspect
+from zpipe.kernel.network import STREAM, do_not_pace, reset_at_close
 from zpipe.proxy.relay import OUT, WATCHED
 
 TYPE_CHECKING = False
@@ -34,18 +34,14 @@ if TYPE_CHECKING:
     from zpipe.proxy.settings import Mirror
     from zpipe.proxy.upstreams import Target
 
-_STREAM = socket.SOCK_STREAM | socket.SOCK_NONBLOCK | socket.SOCK_CLOEXEC
 _PIPES = 8  # that one tap may hold; a pipe may be full with little in it
-_CHUNK = 64 << 10  # small messages that wait are put together
 _IN_KERNEL = 512 << 10  # bytes that a mirror's socket may hold; Linux doubles it
+_CHUNK = 64 << 10  # small messages that wait are put together
 _DELAY = 0.001  # seconds that they wait
-_LINGER = (
-    5.0  # seconds without progress for the mirror to read the rest, once the primary has ended
-)
-_LOOKED_AT = 32  # of those, for one that has nothing to lose
+_LINGER = 5.0  # seconds without progress, once the primary has ended
 _LINGERING = 256  # taps of a mirror whose primary has ended: they must not use up the fds
+_LOOKED_AT = 32  # of those, for one that has nothing to lose
 _DROP = 64 << 10
-_RESET = struct.pack("ii", 1, 0)
 _ENDED = "ok"
 _NOT_THERE = ("refused", "timeout", "unreachable")
 
@@ -133,7 +129,7 @@ class MirrorTap:
         service.active += 1
         try:
             family, address = service.target.address()
-            self._sock = sock = socket.SocketType(family, _STREAM)
+            self._sock = sock = socket.SocketType(family, STREAM)
             self._fd = sock.fileno()
             if family != socket.AF_UNIX:
                 sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
@@ -141,7 +137,7 @@ class MirrorTap:
                 # TCP memory (tcp_mem), and under its pressure the primary's sockets suffer, too.
                 sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, _IN_KERNEL)
                 if service.target.no_pacing:
-                    sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_CONGESTION, b"reno")
+                    do_not_pace(self._fd)
             code = sock.connect_ex(address)
             if code not in (0, errno.EINPROGRESS):
                 raise OSError(code, os.strerror(code))
@@ -196,7 +192,7 @@ class MirrorTap:
             self._queued += count
             self._pipes += 1
         else:
-            self._append(_emptied(pipe, count))
+            self._append(pipe.take_out(count))
             self._service.pool.give_back(pipe)
         self._bound()
 
@@ -205,7 +201,7 @@ class MirrorTap:
         if self._fd >= 0 and not self._blocked:
             self._flush()
 
-    def _append(self, data: bytes) -> None:
+    def _append(self, data: bytes | bytearray) -> None:
         queue = self._queue
         last = queue[-1] if queue else None
         if isinstance(last, bytearray) and len(last) < _CHUNK:
@@ -451,7 +447,7 @@ class MirrorTap:
         if self._sock is not None:
             try:
                 # the mirror must not take what was cut off for a whole
-                self._sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RESET)
+                reset_at_close(self._sock)
             except OSError:
                 pass
         self._close()
@@ -485,13 +481,6 @@ class MirrorTap:
             side.requicken()
             if side.paused and not any(tap.waits for tap in side.taps):
                 service.loop.again(side.resume)
-
-
-def _emptied(pipe: Pipe, count: int) -> bytes:
-    data = b""
-    while len(data) < count:
-        data += os.read(pipe.reader, count - len(data))
-    return data
 
 
 def _why(error: OSError) -> str:

@@ -25,6 +25,7 @@ import socket
 from socket import MSG_PEEK
 from typing import Protocol
 
+from zpipe.kernel.network import do_not_pace
 from zpipe.kernel.transfer import tee
 from zpipe.proxy.loop import BUFFER
 
@@ -479,9 +480,7 @@ class Side:
         """Read the pipe and write to a peer that cannot be spliced to."""
         assert self.pipe is not None
         self.bulk = False
-        data = bytearray()
-        while len(data) < self.in_pipe:
-            data += os.read(self.pipe.reader, self.in_pipe - len(data))
+        data = self.pipe.take_out(self.in_pipe)
         self.in_pipe = 0
         self.shared.pool.give_back(self.pipe)
         self.pipe = None
@@ -548,15 +547,9 @@ class Side:
         self._leave_lane()
 
     def do_not_pace(self) -> None:
-        """Take a connection that stays on this machine out of a pacing congestion control.
-
-        Done when there is bulk to send, and not before: most connections have none.
-        """
+        """Take it out of a pacing congestion control; most connections never have bulk to send."""
         self.paced = False
-        try:
-            self.sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_CONGESTION, b"reno")
-        except OSError:
-            pass  # it is slower then, and works
+        do_not_pace(self.fd)
 
     # Taps and limits
 

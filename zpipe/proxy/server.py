@@ -14,6 +14,7 @@ from time import time
 from zpipe.errors import Interrupted, UsageError
 from zpipe.proxy.counters import Snapshot, merged
 from zpipe.proxy.limits import raise_fd_limit
+from zpipe.proxy.listening import number_of
 from zpipe.proxy.loop import Loop
 from zpipe.proxy.pool import Pool
 from zpipe.proxy.service import Plan, Service
@@ -183,10 +184,11 @@ class Worker:
         """Return what happened so far; may be called by any thread."""
         first, *more = [service.snapshot() for service in self.services]
         for other in more:
-            lists = {key: first[key] + other[key] for key in ("listeners", "upstreams", "mirrors")}
-            # the pool is the same, and so is its count
-            first = {**merged([{**other, **lists}, {**first, **lists}]), "pipes": first["pipes"]}
-            first.update(lists)
+            lists = {
+                key: first[key] + other.pop(key) for key in ("listeners", "upstreams", "mirrors")
+            }
+            del other["pipes"]  # the pool is the same, and so is its count
+            first = {**first, **merged([{key: first[key] for key in other}, other]), **lists}
         return {
             **first,
             "pid": os.getpid(),
@@ -328,24 +330,19 @@ def serve(
 ) -> None:
     """Serve proxies until a signal asks for the end; `listeners` are per proxy and per worker.
 
-    The addresses of the upstreams have been found (`resolve_first`).
+    The addresses of the upstreams have been found (`resolve_first`). Whoever has opened the
+    listeners closes them.
 
     Raises: UsageError   metrics, user or group.
             Interrupted  asked twice.
     """
     raise_fd_limit()
-    try:
-        if operation.workers > 1:
-            from zpipe.proxy.workers import supervise
+    if operation.workers > 1:
+        from zpipe.proxy.workers import supervise
 
-            supervise(plans, listeners, operation, told, shows)
-        else:
-            _serve_here(plans, [own[0] for own in listeners], operation, told, shows)
-    finally:
-        for proxy in listeners:
-            for own in proxy:
-                for listener in own:
-                    listener.close()
+        supervise(plans, listeners, operation, told, shows)
+    else:
+        _serve_here(plans, [own[0] for own in listeners], operation, told, shows)
 
 
 def _serve_here(
@@ -382,7 +379,6 @@ def drop_rights(operation: Operation) -> None:
     """
     if operation.user is None and operation.group is None:
         return
-    import grp
     import pwd
 
     user = group = None
@@ -401,12 +397,10 @@ def drop_rights(operation: Operation) -> None:
                 f"--user {operation.user}: is no user that has a group: give --group"
             ) from None
         user = int(operation.user)
-    try:
-        if operation.group is not None:
-            name = operation.group
-            group = int(name) if name.isdecimal() else grp.getgrnam(name).gr_gid
-    except KeyError:
-        raise UsageError(f"--group: no group is named {operation.group}") from None
+    if operation.group is not None:
+        group = number_of("group", operation.group)
+        if group is None:
+            raise UsageError(f"--group: no group is named {operation.group}")
     try:
         os.setgroups([group] if group is not None else [])
         if group is not None:
@@ -420,17 +414,7 @@ def drop_rights(operation: Operation) -> None:
 
 def _is_already(operation: Operation) -> bool:
     """Tell whether a process without rights is what it is asked to become."""
-    import grp
-    import pwd
-
     user, group = operation.user, operation.group
-    try:
-        same_user = user is None or os.geteuid() == (
-            int(user) if user.isdecimal() else pwd.getpwnam(user).pw_uid
-        )
-        same_group = group is None or os.getegid() == (
-            int(group) if group.isdecimal() else grp.getgrnam(group).gr_gid
-        )
-    except KeyError:
-        return False
-    return same_user and same_group
+    return (user is None or number_of("user", user) == os.geteuid()) and (
+        group is None or number_of("group", group) == os.getegid()
+    )

@@ -140,6 +140,7 @@ class Service:
         self._told = told
         self._checkers: list[Checker] = []
         self._resolver: Resolver | None = None
+        self._balancers = plan.balancers
         self._targets = plan.targets
 
     def start(self) -> None:
@@ -153,7 +154,7 @@ class Service:
         if settings.check is not None:
             from zpipe.proxy.checks import Checker
 
-            for balancer in (self.balancer, *(balancer for _, balancer in self.routes)):
+            for balancer in self._balancers:
                 checker = Checker(self.loop, balancer, settings.check, self._changed)
                 self._checkers.append(checker)
                 checker.start()
@@ -371,7 +372,7 @@ class Service:
                 sums[0] += one.client.count
                 sums[1] += server.count if server is not None else 0
         upstreams = []
-        for balancer in (self.balancer, *(balancer for _, balancer in self.routes)):
+        for balancer in self._balancers:
             for target in balancer.targets:
                 more = live.get(id(target), (0, 0))
                 upstreams.append(

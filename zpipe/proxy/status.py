@@ -15,6 +15,7 @@ import struct
 from time import monotonic
 
 from zpipe.errors import TransferError, open_failed, reason
+from zpipe.kernel.network import STREAM
 from zpipe.proxy.addresses import parse_address, resolve
 
 TYPE_CHECKING = False
@@ -54,9 +55,8 @@ class StatusSocket:
         self._pause: Timer | None = None
         self._listener: socket.socket | None = None
         name = f"{PREFIX}{os.getpid()}"
-        kind = socket.SOCK_STREAM | socket.SOCK_NONBLOCK | socket.SOCK_CLOEXEC
         try:
-            listener = socket.socket(socket.AF_UNIX, kind)
+            listener = socket.socket(socket.AF_UNIX, STREAM)
         except OSError:
             return  # no fds, or no such family here
         try:
