@@ -461,6 +461,22 @@ def test_a_queue_holds_as_many_bytes_as_it_is_given(slow: Server) -> None:
         assert one.taps[0].outcome == "ok"
 
 
+def test_a_queue_may_be_smaller_than_what_is_sent_at_once(slow: Server) -> None:
+    with relay(mirror(slow, queue=1000)) as one:
+        slow.accept()
+        tap = one.taps[0]
+
+        def fill() -> int:
+            for _ in range(100_000):
+                if tap.given_up:
+                    break
+                tap.data(bytes(900))
+            return tap._service.missed
+
+        assert 1000 < one.call(fill) <= 1900
+        assert tap.outcome == "full"
+
+
 def test_tiny_messages_do_not_take_more_memory_than_the_queue_allows(slow: Server) -> None:
     size = 256 << 10
     with relay(mirror(slow, queue=size)) as one:

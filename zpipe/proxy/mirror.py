@@ -171,7 +171,7 @@ class MirrorTap:
             self._store_bytes(data)
             return
         self._append(data)
-        if self._queued < _CHUNK:
+        if self._queued < min(_CHUNK, self._service.mirror.queue):
             # the primary's answer goes first, and several messages go at once
             if not self._blocked and not self._soon:
                 self._soon = True
