@@ -14,6 +14,9 @@ class ZpipeError(Exception):
 
     exit_code = 1
     told = False  # the user has seen it already, in another form
+    of_source = False  # it is the source that failed: the sink may go on with another
+    spared = False  # what does not need the one that failed goes on
+    consequence = False  # something else has failed before, which is told
     delivered: int | None = None  # bytes that the sink took before, where one had begun
 
     def __str__(self) -> str:
@@ -33,8 +36,6 @@ class TransferError(ZpipeError):
     `errno` is the kernel's answer, where there was one.
     """
 
-    of_source = False  # it is the source that failed: the sink may go on with another
-
     def __init__(self, text: str, *, delivered: int | None = None, errno: int | None = None):
         super().__init__(text)
         self.delivered = delivered
@@ -43,6 +44,12 @@ class TransferError(ZpipeError):
 
 class SourceChanged(TransferError):
     """The source was written to, cut or replaced while it was read."""
+
+    of_source = True
+
+
+class SourceTruncated(TransferError):
+    """A file was cut while it was mapped: what was asked for is no longer there."""
 
     of_source = True
 

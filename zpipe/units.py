@@ -54,7 +54,7 @@ def parse_duration(text: str) -> float:
 
     Raises: UsageError  not a duration, or zero.
     """
-    total, rest = 0.0, text.strip()
+    total, rest = 0.0, text.strip() if len(text) <= _LONGEST else "?"
     whole = rest
     while rest:
         number, tail = _split_number(rest)

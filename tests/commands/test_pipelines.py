@@ -7,8 +7,9 @@ import pytest
 from zpipe.commands.pipelines import OUTPUT_ERRORS, TEE_DEFAULT, cat_graph, tee_graph, tee_policy
 from zpipe.errors import UsageError
 from zpipe.graph.check import check
-from zpipe.graph.model import Endpoint, Graph, Stream, Wishes
+from zpipe.graph.model import Endpoint, Graph, Wishes
 from zpipe.graph.policy import Policy
+from zpipe.graph.wiring import Stream, wire
 
 K = 1 << 10
 M = 1 << 20
@@ -17,7 +18,7 @@ M = 1 << 20
 def stream(graph: Graph) -> Stream:
     """Return the one stream of a sound graph."""
     assert check(graph) == []
-    (found,) = graph.streams()
+    (found,) = wire(graph).streams
     return found
 
 
@@ -96,7 +97,7 @@ def test_a_pipe_size_that_was_asked_for_is_kept() -> None:
 def test_a_digest_has_the_name_of_what_it_is_of(
     operands: list[str], length: int | None, name: str
 ) -> None:
-    graph = cat_graph(operands, Wishes(length=length), hashes=["md5", "sha256"])
+    graph = cat_graph(operands, Wishes(total=length), hashes=["md5", "sha256"])
     first, *digests = sinks(graph)
     assert first.kind == "-"
     assert [(end.kind, end.address) for end in digests] == [("hash", "md5"), ("hash", "sha256")]

@@ -86,7 +86,7 @@ def cat_command(sources: tuple[str, ...], **options: Any) -> None:
     if options["hash_file"] == "-":
         raise UsageError("cat: --hash-file -: standard output carries the bytes: give a file")
     wishes = Wishes(
-        length=options["count"],
+        total=options["count"],
         stable=options["stable"],
         via=options["via"],
         without=frozenset(options["no_via"]),

@@ -68,7 +68,7 @@ def cat_graph(
         wishes = replace(wishes, pipe_size=wishes.pipe_size or pipe)
         policy = replace(policy, when_full="spill", spill_max=buffer)
     sinks = [(_STANDARD, policy)]
-    whole = len(ends) == 1 and ends[0].kind == "file" and wishes.length is None
+    whole = len(ends) == 1 and ends[0].kind == "file" and wishes.total is None
     for algorithm in hashes:
         # a part of a file is not what its name stands for
         options = {"name": ends[0].address if whole and not ends[0].options else "-"}

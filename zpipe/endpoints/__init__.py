@@ -10,7 +10,10 @@ from zpipe.errors import UsageError
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Iterable
+
     from zpipe.endpoints.contract import EndpointKind
+    from zpipe.graph.check import Way
     from zpipe.graph.model import Endpoint
 
 # scheme -> module; the order is that of the manual
@@ -38,6 +41,11 @@ def kind_of(name: str) -> EndpointKind:
 
     kind: EndpointKind = import_module(f"zpipe.endpoints.{KINDS[name]}").KIND
     return kind
+
+
+def ways(kinds: Iterable[str] = tuple(KINDS)) -> dict[str, Way]:
+    """Return what each of these kinds says of being read and written at once. Loads them."""
+    return {name: kind_of(name).way for name in kinds}
 
 
 def parse(text: str, *, sink: bool) -> Endpoint:

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
     from typing import TypeVar
 
+    from zpipe.graph.check import Way
     from zpipe.graph.model import Endpoint
 
     T = TypeVar("T")
@@ -72,6 +73,22 @@ class Opening(Value):
     refuse: tuple[int, int] | None = None
 
 
+class Process(ABC):
+    """A child of ours. Of one whose input comes from here: `fed`: that has ended; `cut_short`: by
+    this signal it ends too early.
+    """
+
+    name: str
+    pid: int
+    fed = False
+    cut_short: int | None = None
+
+    @property
+    @abstractmethod
+    def status(self) -> int | None:
+        """How it ended: its exit status, negative for a signal; None: not known yet."""
+
+
 class End:
     """An opened endpoint. Whoever opens it closes it; `finish` comes first when all went well."""
 
@@ -85,6 +102,7 @@ class End:
         self.keeps_open = False  # a socket that others may go on with: it is not shut down
         self.provisional = False  # what it took is thrown away unless it is finished
         self.waits_for_child = False  # `finish` has something to say also of an end that was cut
+        self.process: Process | None = None
         self.room: int | None = None  # bytes until `turn` must be called; None: it never is
 
     def port(self) -> OpenFd:
@@ -141,7 +159,9 @@ class End:
 
 
 class EndpointKind(ABC):
-    """A kind of end. `form` and `summary` and `options` (name -> meaning) feed the manual."""
+    """A kind of end. `form` and `summary` and `options` (name -> meaning) feed the manual; `way`
+    tells whether one of it can be read and written at once.
+    """
 
     name: str
     form: str
@@ -149,6 +169,7 @@ class EndpointKind(ABC):
     options: Mapping[str, str] = {}
     source = True
     sink = True
+    way: Way = "once"
 
     def check(self, endpoint: Endpoint, *, sink: bool) -> None:
         """Judge the address and the options without touching anything.
@@ -163,6 +184,14 @@ class EndpointKind(ABC):
     @abstractmethod
     def open_sink(self, endpoint: Endpoint, opening: Opening) -> End:
         """Open for writing. Raises: TransferError  with the kernel's reason."""
+
+    def open_both(self, endpoint: Endpoint, opening: Opening) -> tuple[End, End]:
+        """Open for reading and writing at once, where `way` says so; return source and sink, which
+        two threads may use, each its own.
+
+        Raises: TransferError  with the kernel's reason.
+        """
+        raise NotImplementedError(f"{self.name} is read or written")
 
     @abstractmethod
     def preview(self, endpoint: Endpoint, *, sink: bool) -> FdFacts:

@@ -10,15 +10,18 @@ import shlex
 import shutil
 import signal
 import subprocess
+from contextlib import ExitStack
 
-from zpipe.endpoints.contract import End, EndpointKind, Opening, refuse_offset
+from zpipe.endpoints.contract import End, EndpointKind, Opening, Process, refuse_offset
 from zpipe.endpoints.gather import gather
-from zpipe.errors import TransferError, UsageError, open_failed, signal_name
+from zpipe.errors import Interrupted, TransferError, UsageError, open_failed, signal_name
 from zpipe.facts import FdFacts
 from zpipe.kernel import pipes
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from typing import IO
+
     from zpipe.endpoints.contract import Waiter
     from zpipe.graph.model import Endpoint
 
@@ -26,43 +29,84 @@ _LAST_WORDS = 0.2  # seconds for a child that has closed its input to end, and s
 _GRACE = 1.0  # seconds between SIGTERM and SIGKILL for a child whose transfer failed
 
 
+class Child(Process):
+    """A process of ours, which one end or two have a pipe to; two threads may ask for its end."""
+
+    def __init__(self, popen: subprocess.Popen[bytes], name: str):
+        self._popen = popen
+        self.name = name
+        self.pid = popen.pid
+        self.broken = False  # its input, which comes from here, too, has broken off
+
+    @property
+    def status(self) -> int | None:
+        return self._popen.returncode
+
+    def has_ended(self, waiter: Waiter, timeout: float | None = None) -> bool:
+        """Wait for its end; False when `timeout` seconds passed first."""
+        if self._popen.poll() is not None:
+            return True
+        try:
+            handle = os.pidfd_open(self.pid)
+        except ProcessLookupError:
+            self._popen.wait()  # the other thread is about to take note of its end
+            return True
+        try:
+            ended = waiter.wait(handle, self.name, "wait for its end", timeout=timeout)
+        finally:
+            os.close(handle)
+        if ended:
+            self._popen.wait()
+        return ended
+
+    def terminate(self) -> None:
+        """Ask it to end."""
+        self._popen.terminate()
+
+    def end(self) -> None:
+        """See it ended, whatever it does."""
+        if self._popen.poll() is not None:
+            return
+        self._popen.terminate()
+        try:
+            self._popen.wait(_GRACE)
+        except subprocess.TimeoutExpired:
+            self._popen.kill()
+            self._popen.wait()
+
+
 class ExecEnd(End):
     """One pipe to or from a child."""
 
-    def __init__(self, child: subprocess.Popen[bytes], fd: int, name: str, *, sink: bool):
-        self._child: subprocess.Popen[bytes] | None = child
+    def __init__(self, child: Child, fd: int, *, sink: bool):
+        self._child = child
         self._sink = sink
         pipes.grow(fd, pipes.CAPACITY)
         os.set_blocking(fd, False)
-        super().__init__(fd, name, gather(fd))
+        super().__init__(fd, child.name, gather(fd))
+        self.process = child
         self.waits_for_child = True
 
     def last_words(self, waiter: Waiter) -> str:
         child = self._child
-        if child is None:
-            return ""
-        handle = os.pidfd_open(child.pid)
-        try:
-            ended = waiter.wait(handle, self.name, "wait for its end", timeout=_LAST_WORDS)
-        finally:
-            os.close(handle)
-        return f" ({_how(child.wait())})" if ended else ""
+        ended = child.has_ended(waiter, _LAST_WORDS)
+        return f" ({_how(child.status)})" if ended and child.status is not None else ""
 
     def finish(self, waiter: Waiter, *, complete: bool = True) -> None:
         super().close()
         child = self._child
-        assert child is not None
-        if child.poll() is None:
-            handle = os.pidfd_open(child.pid)
-            try:
-                waiter.wait(handle, self.name, "wait for its end")
-            finally:
-                os.close(handle)
-        status = child.wait()
-        self._child = None
+        child.has_ended(waiter)
+        status = child.status
+        if child.broken:
+            broken = TransferError(f"{self.name}: its input broke off")
+            broken.consequence = True
+            raise broken
+        if child.cut_short is not None:
+            raise Interrupted(child.cut_short)
         # a source that was not read to its end is told so by SIGPIPE: that is no failure
         if status == 0 or (status == -signal.SIGPIPE and not self._sink and not complete):
             return
+        assert status is not None
         raise TransferError(f"{self.name}: {_how(status)}")
 
     def hang_up(self) -> None:
@@ -70,20 +114,40 @@ class ExecEnd(End):
 
     def cut(self) -> None:
         self.hang_up()
-        if self._child is not None:
-            self._child.terminate()
+        self._child.terminate()
 
     def close(self) -> None:
         super().close()
-        child, self._child = self._child, None
-        if child is None:
-            return
-        child.terminate()
-        try:
-            child.wait(_GRACE)
-        except subprocess.TimeoutExpired:
-            child.kill()
-            child.wait()
+        self._child.end()
+
+
+class InputEnd(ExecEnd):
+    """The input of a child whose output is read, too: that end waits for the child and judges it.
+
+    A child that has enough may close its input: its exit status tells. One whose input breaks off
+    must not come to a good end.
+    """
+
+    def __init__(self, child: Child, fd: int):
+        super().__init__(child, fd, sink=True)
+        self.waits_for_child = False
+
+    def finish(self, waiter: Waiter, *, complete: bool = True) -> None:
+        self.hang_up()
+
+    def hang_up(self) -> None:
+        self._child.fed = True  # before it can see the end
+        super().hang_up()
+
+    def cut(self) -> None:
+        self.close()
+
+    def close(self) -> None:
+        child = self._child
+        if self.fd >= 0 and child.cut_short is None:
+            child.broken = True
+            child.terminate()
+        End.close(self)
 
 
 def _how(status: int) -> str:
@@ -107,15 +171,16 @@ class Exec(EndpointKind):
     name = "exec"
     form = "exec:COMMAND"
     summary = "A child's standard output or input; run without a shell, and its exit status counts."
+    way = "through"
 
     def check(self, endpoint: Endpoint, *, sink: bool) -> None:
         _words(endpoint)
 
     def open_source(self, endpoint: Endpoint, opening: Opening) -> End:
-        return self._start(endpoint, opening, sink=False)
+        return self._open(endpoint, opening, sink=False)
 
     def open_sink(self, endpoint: Endpoint, opening: Opening) -> End:
-        return self._start(endpoint, opening, sink=True)
+        return self._open(endpoint, opening, sink=True)
 
     def preview(self, endpoint: Endpoint, *, sink: bool) -> FdFacts:
         command = _words(endpoint)[0]
@@ -123,21 +188,43 @@ class Exec(EndpointKind):
             raise TransferError(f"{endpoint.text}: start: {command}: No such file or directory")
         return FdFacts("pipe", nonblocking=True)
 
-    def _start(self, endpoint: Endpoint, opening: Opening, *, sink: bool) -> End:
+    def open_both(self, endpoint: Endpoint, opening: Opening) -> tuple[End, End]:
+        popen = _start(endpoint, reads=True, writes=True)
+        assert popen.stdin is not None and popen.stdout is not None
+        with ExitStack() as stack:
+            child = Child(popen, endpoint.text)
+            stack.callback(child.end)
+            source = stack.enter_context(ExecEnd(child, _taken(popen.stdout), sink=False))
+            sink = InputEnd(child, _taken(popen.stdin))
+            stack.pop_all()
+        return source, sink
+
+    def _open(self, endpoint: Endpoint, opening: Opening, *, sink: bool) -> End:
         refuse_offset(endpoint, opening)
-        try:
-            if sink:
-                child = subprocess.Popen(_words(endpoint), stdin=subprocess.PIPE, bufsize=0)
-                stream = child.stdin
-            else:
-                child = subprocess.Popen(_words(endpoint), stdout=subprocess.PIPE, bufsize=0)
-                stream = child.stdout
-        except OSError as error:
-            raise open_failed(endpoint.text, "start", error) from error
+        popen = _start(endpoint, reads=sink, writes=not sink)
+        stream = popen.stdin if sink else popen.stdout
         assert stream is not None
-        fd = os.dup(stream.fileno())
-        stream.close()
-        return ExecEnd(child, fd, endpoint.text, sink=sink)
+        return ExecEnd(Child(popen, endpoint.text), _taken(stream), sink=sink)
+
+
+def _start(endpoint: Endpoint, *, reads: bool, writes: bool) -> subprocess.Popen[bytes]:
+    """Start a child with a pipe to its input or from its output, or both."""
+    try:
+        return subprocess.Popen(
+            _words(endpoint),
+            stdin=subprocess.PIPE if reads else None,
+            stdout=subprocess.PIPE if writes else None,
+            bufsize=0,
+        )
+    except OSError as error:
+        raise open_failed(endpoint.text, "start", error) from error
+
+
+def _taken(stream: IO[bytes]) -> int:
+    """Return an fd of our own for a pipe that Python would close behind our back."""
+    fd = os.dup(stream.fileno())
+    stream.close()
+    return fd
 
 
 KIND: EndpointKind = Exec()

@@ -59,11 +59,7 @@ def open_inherited(fd: int, name: str, opening: Opening, *, sink: bool) -> End:
         facts = gather(fd, owned=False)
     except OSError as error:
         raise open_failed(name, "write" if sink else "read", error) from error
-    if not (facts.writable if sink else facts.readable):
-        act, way = ("write", "writing") if sink else ("read", "reading")
-        raise TransferError(f"{name}: {act}: is not open for {way}")
-    if facts.type == "directory":
-        raise TransferError(f"{name}: read: Is a directory")
+    _refuse_direction(facts, name, sink=sink)
     if facts.is_socket:
         # here, since pipes and files do without what it loads
         from zpipe.endpoints import sockets
@@ -87,6 +83,14 @@ def open_inherited(fd: int, name: str, opening: Opening, *, sink: bool) -> End:
     end.sync = opening.sync and sink
     end.sends = sink
     return end
+
+
+def _refuse_direction(facts: FdFacts, name: str, *, sink: bool) -> None:
+    if not (facts.writable if sink else facts.readable):
+        act, way = ("write", "writing") if sink else ("read", "reading")
+        raise TransferError(f"{name}: {act}: is not open for {way}")
+    if facts.type == "directory":
+        raise TransferError(f"{name}: read: Is a directory")
 
 
 def _reopen(fd: int, *, sink: bool) -> int:
@@ -140,15 +144,19 @@ class Fd(EndpointKind):
         return open_inherited(_number(endpoint), endpoint.text, opening, sink=True)
 
     def preview(self, endpoint: Endpoint, *, sink: bool) -> FdFacts:
-        return preview_inherited(_number(endpoint), endpoint.text)
+        return preview_inherited(_number(endpoint), endpoint.text, sink=sink)
 
 
-def preview_inherited(fd: int, name: str) -> FdFacts:
-    """Return the facts of an inherited fd. Raises: TransferError  it is not open."""
+def preview_inherited(fd: int, name: str, *, sink: bool) -> FdFacts:
+    """Return the facts of an inherited fd.
+
+    Raises: TransferError  it is not open, or open for the other direction.
+    """
     try:
         facts = gather(fd, owned=False)
     except OSError as error:
         raise open_failed(name, "open", error) from error
+    _refuse_direction(facts, name, sink=sink)
     way = os.W_OK if facts.writable else os.R_OK
     if facts.type in ("pipe", "tty") and os.access(f"/proc/self/fd/{fd}", way):
         return replace(facts, nonblocking=True, owned=True)  # it will be opened once more

@@ -74,7 +74,13 @@ def preview_path(path: str) -> FdFacts | None:
         return None
     device = (os.major(info.st_rdev), os.minor(info.st_rdev)) if info.st_rdev else None
     if stat.S_ISREG(info.st_mode) or stat.S_ISBLK(info.st_mode):
-        fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
+        try:
+            fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
+        except PermissionError:
+            if not os.access(path, os.W_OK):
+                raise
+            # a sink that may be written and not read; nothing is written here
+            fd = os.open(path, os.O_WRONLY | os.O_CLOEXEC | os.O_NONBLOCK)
         try:
             return gather(fd)
         finally:

@@ -21,6 +21,8 @@ from zpipe.kernel import inspect, network
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from zpipe.endpoints.contract import Waiter
     from zpipe.graph.model import Endpoint
 
@@ -30,6 +32,7 @@ LINGER = 1.0
 LINGER_OPTION = "longest wait of a sink for the peer to close, once all is acknowledged (1s)"
 CONNECT_TIMEOUT = 30.0
 _GLANCE = 0.02
+_LOOK = 0.1  # seconds between two looks at the other side of a socket
 _DISCARD = 1 << 16
 
 
@@ -62,8 +65,61 @@ class SocketEnd(End):
         self.close()
 
 
+class _Sides:
+    """What the two ends of one socket know of each other."""
+
+    def __init__(self) -> None:
+        self.read = True  # somebody reads, and does so to the end
+        self.sends = True  # the sink has neither finished nor given up
+
+
+class ReadingHalf(SocketEnd):
+    """What comes out of a socket that is written, too."""
+
+    def __init__(self, sock: socket.socket, name: str, sides: _Sides, linger: float):
+        super().__init__(sock, name, sink=False, linger=linger)
+        self._sides = sides
+
+    def finish(self, waiter: Waiter, *, complete: bool = True) -> None:
+        if not complete:
+            # what nobody wants is read, too: else the peer may not read what it is sent, and
+            # closing over unread bytes sends a reset, which destroys what it has not read yet
+            closed = False
+            while self._sides.sends and not closed:
+                waiter.wait(self.fd, self.name, "wait until all is sent", timeout=_LOOK)
+                try:
+                    closed = _drop_input(self.fd)
+                except OSError as error:
+                    raise open_failed(self.name, "read", error) from error
+            if not self._sides.sends:
+                deliver(self.fd, self.name, waiter, self._linger)
+        self.close()
+
+    def close(self) -> None:
+        self._sides.read = False
+        super().close()
+
+
+class WritingHalf(SocketEnd):
+    """What goes into a socket that is read, too: what the peer sends is not dropped."""
+
+    def __init__(self, sock: socket.socket, name: str, sides: _Sides, linger: float):
+        super().__init__(sock, name, sink=True, linger=linger)
+        self._sides = sides
+
+    def finish(self, waiter: Waiter, *, complete: bool = True) -> None:
+        deliver(self.fd, self.name, waiter, self._linger, reads=lambda: self._sides.read)
+        self.close()
+
+    def close(self) -> None:
+        self._sides.sends = False
+        super().close()
+
+
 class SocketKind(EndpointKind):
     """A kind whose ends are stream sockets: a subclass judges the address and joins the peer."""
+
+    way = "both"
 
     def check(self, endpoint: Endpoint, *, sink: bool) -> None:
         self.judge(endpoint)
@@ -77,6 +133,20 @@ class SocketKind(EndpointKind):
     def open_sink(self, endpoint: Endpoint, opening: Opening) -> End:
         refuse_offset(endpoint, opening)
         return self.join(endpoint, opening, _linger_of(endpoint), sink=True)
+
+    def open_both(self, endpoint: Endpoint, opening: Opening) -> tuple[End, End]:
+        linger = _linger_of(endpoint)
+        with self.join(endpoint, opening, linger, sink=False) as end:
+            sides = _Sides()
+            # the options of a socket are those of all its fds
+            reading = socket.socket(fileno=os.dup(end.fd))
+            source = ReadingHalf(reading, end.name, sides, linger)
+            try:
+                writing = socket.socket(fileno=os.dup(end.fd))
+                return source, WritingHalf(writing, end.name, sides, linger)
+            except OSError:
+                source.close()
+                raise
 
     @abstractmethod
     def judge(self, endpoint: Endpoint) -> None:
@@ -153,12 +223,20 @@ def accept(fd: int, name: str, waiter: Waiter, *, sink: bool, linger: float = LI
     return SocketEnd(sock, name, sink=sink, linger=linger)
 
 
-def deliver(fd: int, name: str, waiter: Waiter, linger: float = LINGER) -> None:
+def deliver(
+    fd: int,
+    name: str,
+    waiter: Waiter,
+    linger: float = LINGER,
+    *,
+    reads: Callable[[], bool] = lambda: False,
+) -> None:
     """Shut down sending, and see every byte acknowledged by the peer's kernel.
 
     What the peer still sends is read and dropped: closing over unread bytes would send a reset,
     and that destroys what the peer has not read yet. Once all is acknowledged, waits up to
-    `linger` seconds for the peer to close; one that has only half-closed is still sent to.
+    `linger` seconds for the peer to close; one that has only half-closed is still sent to. While
+    `reads` says that somebody else reads, that is left to him.
 
     Raises: TransferError  the connection broke; how many bytes were left is in the text.
             StalledError   for the stall timeout the peer has acknowledged nothing.
@@ -175,7 +253,8 @@ def deliver(fd: int, name: str, waiter: Waiter, linger: float = LINGER) -> None:
         until: float | None = None
         moving = time.monotonic()
         while True:
-            closed = closed or _drop_input(fd)
+            others = reads()
+            closed = closed or (not others and _drop_input(fd))
             if error := network.error_of(fd):
                 raise OSError(error, "")
             before, left = left, inspect.unsent(fd) if counts else 0
@@ -192,7 +271,7 @@ def deliver(fd: int, name: str, waiter: Waiter, linger: float = LINGER) -> None:
                 waiter.pause(_GLANCE, name, "wait for the peer to read")
                 continue
             until = now + linger if until is None else until
-            if closed or now >= until:
+            if closed or others or now >= until:
                 return
             waiter.wait(fd, name, "wait for the peer to close", timeout=until - now)
     except OSError as error:

@@ -32,9 +32,9 @@ class Standard(EndpointKind):
         return end
 
     def preview(self, endpoint: Endpoint, *, sink: bool) -> FdFacts:
-        return (
-            preview_inherited(1, STANDARD_OUTPUT) if sink else preview_inherited(0, STANDARD_INPUT)
-        )
+        if sink:
+            return preview_inherited(1, STANDARD_OUTPUT, sink=True)
+        return preview_inherited(0, STANDARD_INPUT, sink=False)
 
 
 KIND: EndpointKind = Standard()

@@ -182,17 +182,18 @@ class Hop:
         interests = {sink.fd: select.POLLOUT if end is sink else 0}
         if end is source:
             interests[source.fd] = select.POLLIN
-        began = time.monotonic()
+        self.report.waits = (step.side, time.monotonic())
         try:
             fired = self._waiter.sleep(interests)
         finally:
-            self._note_wait(step.side, began)
+            self.report.end_wait(time.monotonic())
         if fired is None:
             what = "no data came" if end is source else "took no data"
             stalled = StalledError(
                 f"{end.name}: {what} for {self._wishes.stall_timeout:g} s; {self._delivered_text()}"
             )
             stalled.delivered = self.report.moved
+            stalled.of_source = end is source
             raise stalled
         if end is source and source.fd not in fired:
             # the sink's reader has gone while there was nothing to read
@@ -208,16 +209,12 @@ class Hop:
 
     def _wait_for_credit(self, limiter: Limiter) -> int:
         while not (allowance := limiter.allowance()):
-            began = time.monotonic()
+            self.report.waits = ("rate limit", time.monotonic())
             try:
                 self._waiter.sleep({}, limiter.delay())
             finally:
-                self._note_wait("rate limit", began)
+                self.report.end_wait(time.monotonic())
         return allowance
-
-    def _note_wait(self, cause: str, began: float) -> None:
-        waited = self.report.waited
-        waited[cause] = waited.get(cause, 0.0) + time.monotonic() - began
 
     def _tick(self) -> None:
         now = time.monotonic()

@@ -24,18 +24,22 @@ if TYPE_CHECKING:
     from contextlib import ExitStack
 
     from zpipe.endpoints.contract import Waiter
+    from zpipe.engine.passing import Passage
     from zpipe.graph.model import Endpoint, Node, Wishes
 
 
-def open_source(node: Node, wishes: Wishes, waiter: Waiter, stack: ExitStack) -> End:
-    """Open a source; it is closed by `stack`.
+def open_source(
+    node: Node, wishes: Wishes, waiter: Waiter, stack: ExitStack, passage: Passage | None = None
+) -> End:
+    """Open a source, or take it from a node that is written, too; it is closed by `stack`.
 
     Raises: TransferError, UsageError, StalledError, Interrupted  as the ends do.
     """
     endpoint = node.endpoint
     opening = Opening(waiter, offset=wishes.offset)
     try:
-        source = _open(kind_of(endpoint.kind).open_source, endpoint, opening)
+        open_one = passage.source if passage else kind_of(endpoint.kind).open_source
+        source = _open(open_one, endpoint, opening)
     except TransferError as error:
         error.of_source = True
         raise
@@ -75,8 +79,16 @@ def refuse_source(nodes: Sequence[Node], source: End) -> None:
             )
 
 
-def open_sink(node: Node, wishes: Wishes, source: End, waiter: Waiter, stack: ExitStack) -> End:
-    """Open a sink for what `source` has; it is closed by `stack`.
+def open_sink(
+    node: Node,
+    wishes: Wishes,
+    source: End,
+    waiter: Waiter,
+    stack: ExitStack,
+    passage: Passage | None = None,
+) -> End:
+    """Open a sink for what `source` has, or take it from a node that is read, too; it is closed by
+    `stack`.
 
     Raises: as `open_source`.
     """
@@ -94,7 +106,8 @@ def open_sink(node: Node, wishes: Wishes, source: End, waiter: Waiter, stack: Ex
         # one of a sequence is passed over with a word instead, once the sinks are open
         refuse=source.facts.identity if source.facts.on_disk and not wishes.skip else None,
     )
-    sink = _open(kind_of(endpoint.kind).open_sink, endpoint, opening)
+    open_one = passage.sink if passage else kind_of(endpoint.kind).open_sink
+    sink = _open(open_one, endpoint, opening)
     stack.callback(sink.close)
     return sink
 

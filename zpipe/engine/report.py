@@ -10,6 +10,7 @@ from zpipe.values import Value
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from zpipe.endpoints.contract import Process
     from zpipe.plan.choice import HopPlan
 
 
@@ -55,6 +56,7 @@ class OutletReport:
 
     def __init__(self, sink: str, policy: str):
         self.sink = sink
+        self.node = ""
         self.policy = policy
         self.mover = ""
         self.moved = 0
@@ -91,9 +93,38 @@ class HopReport:
         self.fallbacks: list[Fallback] = []
         self.notes: list[str] = []
         self.waited: dict[str, float] = {}
+        self.waits: tuple[str, float] | None = None  # for what, and since when (time.monotonic)
         self.seconds = 0.0
         self.complete = False
         self.outlets: list[OutletReport] = []
+        self.ends: tuple[str, tuple[str, ...]] = ("", ())  # source and sinks, by their nodes
+
+    def waited_until(self, now: float) -> dict[str, float]:
+        """Return `waited` with the time that it has been waiting for by now."""
+        waits = self.waits
+        if waits is None:
+            return dict(self.waited)
+        cause, since = waits
+        return self.waited | {cause: self.waited.get(cause, 0.0) + max(0.0, now - since)}
+
+    def end_wait(self, now: float) -> None:
+        """Add the time that it has waited."""
+        self.waited, self.waits = self.waited_until(now), None
+
+
+class ProcessReport:
+    """A child: the node that it is, and how it ended."""
+
+    def __init__(self, node: str, process: Process):
+        self.node = node
+        self.name = process.name
+        self.pid = process.pid
+        self._process = process
+
+    @property
+    def status(self) -> int | None:
+        """Its exit status, negative for a signal; None while it runs."""
+        return self._process.status
 
 
 class Report:
@@ -101,6 +132,7 @@ class Report:
 
     def __init__(self) -> None:
         self.hops: list[HopReport] = []
+        self.processes: list[ProcessReport] = []
         self.resources = Resources(0, 0, 0, 0, 0)
 
     @property

@@ -1,39 +1,26 @@
-"""Carry out a graph: check it, then open, plan, carry and finish each of its streams."""
+"""Carry out a graph: check it, wire it, and carry its streams."""
 
 from __future__ import annotations
 
-import errno
-import os
 from contextlib import ExitStack
 
+from zpipe.endpoints import ways
 from zpipe.engine.feedback import Feedback
-from zpipe.engine.limiter import Limiter
-from zpipe.engine.opening import open_sink, open_source, refuse_source, refuse_wishes, steady
-from zpipe.engine.report import HopReport, Meter, OutletReport, Report
+from zpipe.engine.report import Meter, Report
 from zpipe.engine.stop import Stop
-from zpipe.engine.waiting import EngineWaiter
-from zpipe.errors import (
-    Interrupted,
-    OutputsDropped,
-    StalledError,
-    TransferError,
-    UsageError,
-    ZpipeError,
-)
+from zpipe.engine.stream import UnderWay
+from zpipe.errors import UsageError
 from zpipe.graph.check import check
-from zpipe.values import replace
+from zpipe.graph.wiring import wire
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from zpipe.endpoints.contract import End
-    from zpipe.engine.fan import Fan, FanHop
-    from zpipe.engine.hop import Hop
-    from zpipe.graph.model import Graph, Node, Stream, Wishes
-    from zpipe.graph.policy import Policy
+    from zpipe.graph.model import Graph
+    from zpipe.graph.wiring import Stream, Wiring
 
 
 def run(graph: Graph, *, feedback: Feedback | None = None, stop: Stop | None = None) -> Report:
-    """Move the bytes of every edge, one stream after the other.
+    """Move the bytes of every edge; streams that do not wait for each other at the same time.
 
     Returns: the report, when all of it went well.
     Raises: UsageError      the graph is not sound, or a mover that was asked for cannot serve.
@@ -41,25 +28,39 @@ def run(graph: Graph, *, feedback: Feedback | None = None, stop: Stop | None = N
             OutputsDropped  some of several sinks failed, the others are complete.
             VerifyError, StalledError, Interrupted.
     """
-    problems = check(graph)
-    if problems:
-        raise UsageError(*problems)
+    wiring = wired(graph)
     feedback = feedback or Feedback()
     stop = stop or Stop()
-    streams = graph.streams()
-    for stream in streams:
-        _judge_wishes(stream)
     meter = Meter()
     report = Report()
     try:
-        for stream in streams:
+        if wiring.alone:
             with ExitStack() as stack:
-                _UnderWay(stream, feedback, stop, report, stack).carry()
+                UnderWay(wiring.streams[0], feedback, stop, report, stack, {}).carry()
+        else:
+            from zpipe.engine.together import carry_together
+
+            carry_together(wiring, feedback, stop, report)
     finally:
         report.resources = meter.read()
         feedback.stopped(report)
     feedback.closed(report)
     return report
+
+
+def wired(graph: Graph) -> Wiring:
+    """Return the streams of a graph, judged without opening anything.
+
+    Raises: UsageError  with everything that is wrong.
+    """
+    kinds = ways({node.endpoint.kind for node in graph.nodes})
+    flaws = check(graph, kinds)
+    if flaws:
+        raise UsageError(*map(str, flaws))
+    wiring = wire(graph, [kind for kind, way in kinds.items() if way == "through"])
+    for stream in wiring.streams:
+        _judge_wishes(stream)
+    return wiring
 
 
 def _judge_wishes(stream: Stream) -> None:
@@ -70,249 +71,3 @@ def _judge_wishes(stream: Stream) -> None:
 
         parts = any("split_size" in node.endpoint.options for node in stream.sinks)
         judge(wishes, stream.policies, parts=parts)
-
-
-class _UnderWay:
-    """A stream that is being carried: its sinks are opened with its first source."""
-
-    def __init__(
-        self, stream: Stream, feedback: Feedback, stop: Stop, report: Report, stack: ExitStack
-    ):
-        self._stream = stream
-        self._feedback = feedback
-        self._stop = stop
-        self._report = report
-        self._stack = stack
-        self._waiter = EngineWaiter(stop, feedback, stream.wishes[0].stall_timeout)
-        rate = stream.wishes[0].rate_limit
-        self._limiter = Limiter(rate) if rate else None  # of all sources together
-        self._sinks: list[tuple[End, Policy, OutletReport]] = []
-        self._outlets: list[OutletReport] = []
-        self._opened = False
-        self._fan: Fan | None = None
-        self._hops: list[HopReport] = []
-        self._read: list[HopReport] = []  # those whose source was read to its end
-        self._left = False  # the one reader has gone, and may
-
-    def carry(self) -> None:
-        """Carry every source to the sinks, and finish them.
-
-        Raises: ZpipeError.
-        """
-        try:
-            self._carry()
-        except ZpipeError as error:
-            self._fail(error)
-            raise
-        finally:
-            self._look()
-
-    def _carry(self) -> None:
-        failed: list[str] = []
-        for node, wishes in zip(self._stream.sources, self._stream.wishes, strict=True):
-            if self._is_over:
-                break
-            try:
-                with ExitStack() as stack:
-                    self._carry_one(node, wishes, stack)
-            except TransferError as error:
-                if not (wishes.skip and error.of_source):
-                    raise
-                failed.append(str(error))
-                self._feedback.failed(error)
-        if self._opened:
-            self._finish()
-        if failed:
-            failure = TransferError("\n".join(failed), delivered=self._moved)
-            failure.told = True
-            raise failure
-
-    @property
-    def _is_over(self) -> bool:
-        """Nobody takes any more, the length is reached, or a signal has asked for the end."""
-        length = self._stream.wishes[0].length
-        if self._hops and length is not None and self._moved >= length:
-            return True
-        return self._left or (self._fan is not None and self._fan.over)
-
-    @property
-    def _moved(self) -> int:
-        return sum(report.moved for report in self._hops)
-
-    def _carry_one(self, node: Node, wishes: Wishes, stack: ExitStack) -> None:
-        refuse_wishes(self._stream.sinks, wishes)
-        source = open_source(node, wishes, self._waiter, stack)
-        if not self._opened:
-            self._open_sinks(source, wishes)
-            if not self._sinks:
-                return
-        self._refuse_output(source)
-        if wishes.length is not None:
-            # of all sources together
-            wishes = replace(wishes, length=wishes.length - self._moved)
-        ends = [end for end, _, _ in self._sinks]
-        wishes, lease = steady(source, ends, wishes, stack)
-        self._waiter.polls = 0
-        if self._fan is None and self._needs_fan:
-            from zpipe.engine.fan import Fan
-
-            self._fan = Fan(
-                self._sinks, wishes, waiter=self._waiter, feedback=self._feedback, stop=self._stop
-            )
-            self._stack.callback(self._fan.close)
-        hop: Hop | FanHop
-        if self._fan is not None:
-            hop = self._fan.hop(source, wishes, lease, self._limiter)
-        else:
-            from zpipe.engine.hop import Hop
-            from zpipe.plan.choice import choose
-
-            plan = choose(source.facts, ends[0].facts, wishes)
-            hop = Hop(
-                source,
-                ends[0],
-                wishes,
-                plan,
-                waiter=self._waiter,
-                feedback=self._feedback,
-                stop=self._stop,
-                lease=lease,
-                limiter=self._limiter,
-            )
-        report = hop.report
-        report.outlets = self._outlets
-        self._report.hops.append(report)
-        self._hops.append(report)
-        self._feedback.began(report)
-        if len(self._hops) == 1:
-            self._prepare()
-        try:
-            hop.carry()
-        except TransferError as error:
-            if not self._may_leave(error):
-                raise
-            self._left = True
-        report.notes += source.notes
-        # a source that failed (a child's exit status) must keep the sink from being put in place
-        try:
-            source.finish(self._waiter, complete=report.moved != report.expected)
-        except TransferError as error:
-            error.of_source = True
-            raise
-        self._read.append(report)
-        if self._fan is None and ends[0].facts.position is not None:
-            here = os.lseek(ends[0].fd, 0, os.SEEK_CUR)
-            ends[0].facts = replace(ends[0].facts, fresh=False, position=here)
-
-    def _may_leave(self, error: TransferError) -> bool:
-        if self._fan is not None or error.errno != errno.EPIPE or error.of_source:
-            return False
-        end, policy, outlet = self._sinks[0]
-        if not (policy.may_leave and end.facts.type == "pipe"):
-            return False
-        outlet.state = "left"
-        return True
-
-    @property
-    def _needs_fan(self) -> bool:
-        from zpipe.plan.fan import needs_fan
-
-        policies = [policy for _, policy, _ in self._sinks]
-        return needs_fan(policies, parts=any(end.room is not None for end, _, _ in self._sinks))
-
-    def _open_sinks(self, source: End, wishes: Wishes) -> None:
-        """Open each sink; one that cannot be had is dropped where the others may go on."""
-        stream = self._stream
-        alone = len(stream.sinks) == 1
-        if not alone and not wishes.skip:
-            refuse_source(stream.sinks, source)
-        self._opened = True
-        for node, policy in zip(stream.sinks, stream.policies, strict=True):
-            outlet = OutletReport(node.endpoint.text, policy.when_full)
-            self._outlets.append(outlet)
-            try:
-                end = open_sink(node, wishes, source, self._waiter, self._stack)
-            except (TransferError, StalledError) as error:
-                if alone or policy.on_error == "stop":
-                    raise
-                if not (policy.may_leave and getattr(error, "errno", None) == errno.EPIPE):
-                    outlet.error, outlet.state = str(error), "failed"
-                    self._feedback.dropped(outlet)
-                else:
-                    outlet.state = "left"
-                continue
-            outlet.sink = end.name
-            end.quiet_pipe = end.quiet_pipe and policy.sigpipe
-            self._sinks.append((end, policy, outlet))
-        if not self._sinks:
-            self._judge()
-            self._left = True
-
-    def _prepare(self) -> None:
-        for end, _, _ in self._sinks:
-            end.prepare()
-
-    def _refuse_output(self, source: End) -> None:
-        """Refuse to read what is being written: it would never end, where it has begun."""
-        facts = source.facts
-        for end, _, _ in self._sinks:
-            same = facts.on_disk and end.facts.on_disk and facts.identity == end.facts.identity
-            if same and facts.size != 0:
-                error = TransferError(f"{source.name}: read: is the output itself")
-                error.of_source = True
-                raise error
-
-    def _finish(self) -> None:
-        if self._fan is not None:
-            self._fan.finish()
-        elif self._sinks:
-            self._finish_only()
-        for report in self._read:
-            report.complete = True
-            self._feedback.ended(report)
-        self._judge()
-
-    def _finish_only(self) -> None:
-        end, _, outlet = self._sinks[0]
-        if self._left:
-            end.hang_up()
-            if not end.waits_for_child:
-                return
-        try:
-            end.finish(self._waiter)
-        except TransferError as error:
-            error.delivered = self._moved
-            raise
-        if not self._left:
-            outlet.state = "done"
-        if self._hops:
-            self._hops[-1].notes += end.notes
-
-    def _fail(self, error: ZpipeError) -> None:
-        """Note what has ended everything at a single sink."""
-        for outlet in self._outlets:
-            if outlet.state in ("flowing", "blocked", "spilling"):
-                outlet.state = "stopped" if isinstance(error, Interrupted) else "failed"
-                outlet.error = str(error)
-
-    def _look(self) -> None:
-        """Bring the report of a single sink up to date; a fan does so by itself."""
-        if self._fan is not None or not self._hops or not self._sinks:
-            return
-        _, _, outlet = self._sinks[0]
-        outlet.moved, outlet.mover = self._moved, self._hops[-1].mover
-        outlet.blocked = sum(report.waited.get("sink", 0.0) for report in self._hops)
-
-    def _judge(self) -> None:
-        """Raise what the sinks that were dropped amount to."""
-        dropped = [outlet for outlet in self._outlets if outlet.given_up]
-        if not dropped:
-            return
-        lines = [outlet.error or outlet.sink for outlet in dropped]
-        failure: ZpipeError
-        if any(outlet.state == "done" for outlet in self._outlets):
-            failure = OutputsDropped(*lines)
-        else:
-            failure = TransferError("\n".join(lines), delivered=0)
-        failure.told = True  # each when it happened
-        raise failure

@@ -13,7 +13,10 @@ from zpipe.errors import Interrupted
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from types import FrameType
+
+    from zpipe.errors import ZpipeError
 
 _ENDING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
@@ -23,12 +26,44 @@ class Stop:
 
     wakeup = -1
     status_wanted = False
+    excused = False  # what is read at the moment ends by itself, and not by a first signal
 
     def check(self) -> None:
         """Raise: Interrupted  somebody asked for the end."""
 
     def heard(self) -> None:
         """Take the request as known: only another one raises again."""
+
+
+class Relayed(Stop):
+    """Passes on to a thread what another one has heard; `ask` may be called by any."""
+
+    def __init__(self) -> None:
+        self.wakeup = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
+        self._asked: Callable[[], ZpipeError] | None = None
+        self._at_once = False
+
+    def ask(self, error: Callable[[], ZpipeError], *, at_once: bool = False) -> None:
+        """Have the next `check` raise an error; unless `at_once`, not while it is excused."""
+        self._asked, self._at_once = error, self._at_once or at_once
+        os.eventfd_write(self.wakeup, 1)
+
+    def ask_status(self) -> None:
+        """Ask for a word about where things stand."""
+        self.status_wanted = True
+        os.eventfd_write(self.wakeup, 1)
+
+    def check(self) -> None:
+        if self._asked is not None and (self._at_once or not self.excused):
+            raise self._asked()
+
+    def heard(self) -> None:
+        if not self._at_once:
+            self._asked = None
+
+    def close(self) -> None:
+        """Release what wakes; nobody asks any more."""
+        os.close(self.wakeup)
 
 
 class Signals(Stop):

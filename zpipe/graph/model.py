@@ -2,7 +2,8 @@
 
 An endpoint is an address, unopened. A node is an endpoint in its place in a graph, and an edge
 joins a source to a sink. Edges from one source carry the same bytes; a source and all of its sinks,
-once they are open, are a hop. Sources with the same sinks are read one after the other.
+once they are open, are a hop. Sources with the same sinks are read one after the other. What else
+may be joined, and what is put in between, is in `wiring`.
 """
 
 from __future__ import annotations
@@ -15,6 +16,11 @@ from zpipe.values import Value
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Mapping
+    from typing import Literal, TypeAlias
+
+    from zpipe.graph.policy import OnError
+
+    Merge: TypeAlias = Literal["in-order", "as-ready", "lines"]
 
 
 class Endpoint(Value):
@@ -27,23 +33,29 @@ class Endpoint(Value):
 
 
 class Node(Value):
-    """A place in the graph where bytes begin or end."""
+    """A place in the graph where bytes begin, end, or go through a process.
+
+    `on_error`: when it fails, all stop, or what does not need it goes on (drop).
+    """
 
     id: str
     endpoint: Endpoint
+    on_error: OnError = "stop"
 
 
 class Wishes(Value):
     """What the user asks of one hop.
 
-    `offset`, `length`, `pipe_size` in bytes, `rate_limit` in bytes per second, `stall_timeout` in
-    seconds; None is "no limit" or "as the kernel gives it". `skip`: a source that fails is told
+    `offset`, `length`, `total`, `pipe_size` in bytes, `rate_limit` in bytes per second,
+    `stall_timeout` in seconds; None is "no limit" or "as the kernel gives it". `total` is a length
+    of all sources of a sequence together. `skip`: a source that fails is told
     of, and the next one of a sequence goes on. `lenient`: `append` and `inplace` are for those of
     the sinks that are files.
     """
 
     offset: int = 0
     length: int | None = None
+    total: int | None = None
     append: bool = False
     inplace: bool = False
     sync: bool = False
@@ -59,24 +71,17 @@ class Wishes(Value):
 
 
 class Edge(Value):
-    """Bytes go from the node `source` to the node `sink`, which is treated by `policy`."""
+    """Bytes go from the node `source` to the node `sink`, which is treated by `policy`.
+
+    `merge` says how a sink takes what several sources have: all of one and then all of the next
+    (in-order), whatever is there (as-ready), or whole lines (lines).
+    """
 
     source: str
     sink: str
     wishes: Wishes = Wishes()
     policy: Policy = Policy()
-
-
-class Stream(Value):
-    """What belongs together: sources that are read one after the other, each by all of the sinks.
-
-    `wishes` are those of each source, `policies` those of each sink.
-    """
-
-    sources: tuple[Node, ...]
-    wishes: tuple[Wishes, ...]
-    sinks: tuple[Node, ...]
-    policies: tuple[Policy, ...]
+    merge: Merge = "in-order"
 
 
 class Graph(Value):
@@ -91,21 +96,3 @@ class Graph(Value):
             if node.id == name:
                 return node
         raise KeyError(name)
-
-    def streams(self) -> list[Stream]:
-        """Return the streams of a sound graph, in the order of their first edges."""
-        sinks: dict[str, list[Edge]] = {}
-        for edge in self.edges:
-            sinks.setdefault(edge.source, []).append(edge)
-        found: dict[tuple[str, ...], list[str]] = {}
-        for source, edges in sinks.items():
-            found.setdefault(tuple(edge.sink for edge in edges), []).append(source)
-        return [
-            Stream(
-                tuple(map(self.node, sources)),
-                tuple(sinks[source][0].wishes for source in sources),
-                tuple(map(self.node, names)),
-                tuple(edge.policy for edge in sinks[sources[0]]),
-            )
-            for names, sources in found.items()
-        ]
