@@ -190,7 +190,7 @@ def test_small_messages_and_pipes_keep_their_order(tmp_path: Path) -> None:
     assert recorded(tmp_path, line, "down") == expected
 
 
-def test_a_pipe_with_bytes_left_is_closed_and_not_given_back(tmp_path: Path) -> None:
+def test_a_pipe_with_bytes_left_is_given_back_as_it_is(tmp_path: Path) -> None:
     kept = Kept()
     pipe = filled(b"0123456789")
     with recorder(tmp_path, give_back=kept) as made:
@@ -199,8 +199,9 @@ def test_a_pipe_with_bytes_left_is_closed_and_not_given_back(tmp_path: Path) -> 
         tape.end("there", "closed")
     (line,) = lines(tmp_path)
     assert recorded(tmp_path, line, "up") == b"0123"
-    assert kept.pipes == []
-    assert (pipe.reader, pipe.writer) == (-1, -1)
+    assert kept.pipes == [pipe]
+    assert buffered(pipe.reader) == 6
+    pipe.close()
 
 
 def test_chunks_tell_the_turns_of_a_dialog_and_its_ends(tmp_path: Path) -> None:
@@ -385,9 +386,9 @@ def test_pipes_that_wait_for_the_disk_are_bounded_and_none_is_lost(tmp_path: Pat
             with stuck(tmp_path):
                 for pipe in pipes:
                     tape.pipe(True, pipe, 4)
-                assert [pipe.reader for pipe in pipes[PIPES:]] == [-1] * 5
+                assert kept.pipes == pipes[PIPES:]  # at once: nobody writes them
             tape.end("there", "closed")
-        assert kept.pipes == pipes[:PIPES]
+        assert kept.pipes == pipes[PIPES:] + pipes[:PIPES]
         (line,) = lines(tmp_path)
         assert line["up"] == 4 * PIPES
         assert line["missed"]["up"] == 20
@@ -465,7 +466,10 @@ def test_a_full_disk_ends_a_pipe_in_its_middle(tiny: Path) -> None:
     assert recorded(tiny, line, "down") == data[: line["down"]]
     assert 0 < line["down"] < 1 << 20
     assert line["down"] + line["missed"]["down"] == 3 << 20
-    assert kept.pipes == []  # all of them have bytes left
+    assert len(kept.pipes) == 3
+    assert all(buffered(pipe.reader) for pipe in kept.pipes)
+    for pipe in kept.pipes:
+        pipe.close()
 
 
 def test_a_disk_that_others_fill_costs_the_bytes_and_not_the_line(tiny: Path) -> None:

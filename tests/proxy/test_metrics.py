@@ -10,6 +10,7 @@ from contextlib import ExitStack, contextmanager
 from typing import TYPE_CHECKING, Any
 
 import pytest
+from prometheus_client.core import GaugeMetricFamily
 from prometheus_client.parser import text_string_to_metric_families
 
 from tests.machine import LONGEST
@@ -336,3 +337,33 @@ def test_nothing_is_left_when_it_is_closed() -> None:
     with pytest.raises(ConnectionRefusedError):
         socket.create_connection(("127.0.0.1", port))
     assert sorted(os.listdir("/proc/self/fd")) == before
+
+
+class Counting:
+    """Makes a family that counts how often it was asked."""
+
+    def __init__(self) -> None:
+        self.count = 0
+
+    def collect(self) -> list[GaugeMetricFamily]:
+        self.count += 1
+        return [GaugeMetricFamily("zpipe_looks", "Looks.", value=self.count)]
+
+
+@pytest.mark.parametrize("with_proxy", [True, False])
+def test_others_may_have_metrics_beside_or_alone(with_proxy: bool) -> None:
+    address = parse_address("127.0.0.1:0", listen=True)
+    server = MetricsServer(address, snapshot if with_proxy else None, [Counting()])
+    try:
+        # once more than there were requests: the registry asks for the names when it is registered
+        before = values(get(server, "/metrics")[2].decode())
+        after = values(get(server, "/metrics")[2].decode())
+        assert after["zpipe_looks",] == before["zpipe_looks",] + 1
+        assert (("zpipe_proxy_workers",) in after) == with_proxy
+        assert get(server, "/healthz")[::2] == (200, b"ok\n")
+        assert get(server, "/status")[0] == (200 if with_proxy else 404)
+        missing = get(server, "/nothing")
+        assert missing[0] == 404
+        assert (b"/status" in missing[2]) == with_proxy
+    finally:
+        server.close()

@@ -147,3 +147,15 @@ def test_the_bound_leaves_most_fds_to_connections() -> None:
     assert 4 <= len(pipes) < 32
     for pipe in pipes:
         pool.discard(pipe)
+
+
+def test_a_pipe_that_somebody_else_had_is_kept_only_if_it_is_empty() -> None:
+    pool = Pool(1 << 16)
+    empty, full = pool.take(), pool.take()
+    assert empty is not None and full is not None
+    os.write(full.writer, b"left")
+    pool.take_back(empty)
+    pool.take_back(full)
+    assert (pool.borrowed, pool.kept) == (0, 1)
+    assert full.reader == -1
+    pool.close()

@@ -28,7 +28,6 @@ from contextlib import contextmanager
 from time import gmtime, monotonic, sleep, strftime, time
 
 from zpipe.errors import UsageError, reason
-from zpipe.kernel.pipes import buffered
 from zpipe.kernel.transfer import splice
 
 TYPE_CHECKING = False
@@ -149,7 +148,7 @@ class Tape:
                     self._recorder.queue(self)
                 return
             self.give_up("slow")
-        pipe.close()
+        self._recorder.give_back(pipe)
         self.miss(up, count)
 
     def eof(self, up: bool) -> None:
@@ -269,13 +268,13 @@ class Recorder:
     ):
         """Make the folder, unless it is there.
 
-        `give_back` gets pipes that are empty again, `said` the first problem; the writer's thread
-        calls them.
+        `give_back` gets every pipe again, with or without bytes in it, `said` the first problem;
+        the writer's thread calls them.
 
         Raises: UsageError  it cannot be had, or written to.
         """
         self._folder = _Folder(capture)
-        self._give_back = give_back
+        self.give_back = give_back
         self._said = said
         self.pid = 0
         self.problem: str | None = None  # the first one
@@ -409,7 +408,7 @@ class Recorder:
         return tape.sides[0 if up else 1]
 
     def _take_pipe(self, tape: Tape, side: _Side, pipe: Pipe, count: int) -> None:
-        """Empty a pipe into the file, and give it back; one that keeps bytes is closed."""
+        """Empty a pipe into the file, and give it back."""
 
         def write(allowed: int) -> None:
             while allowed:
@@ -419,10 +418,7 @@ class Recorder:
 
         self._record(tape, side, count, write)
         self._got_pipes += 1
-        if buffered(pipe.reader):
-            pipe.close()
-        else:
-            self._give_back(pipe)
+        self.give_back(pipe)
 
     def _write_messages(self, tape: Tape, side: _Side, pending: list[bytes]) -> None:
         """Write messages, many of them by one call."""

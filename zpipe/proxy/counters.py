@@ -2,6 +2,9 @@
 
 `snapshot` of a server (see `server`) is a mapping that JSON can carry; `merged` adds up those of
 several workers. Metrics, status and progress are made of snapshots, and of nothing else.
+
+Under `former`, by name, is what a reload has taken out of use: it may still have connections, and
+what it has counted stays counted. `shown` makes of that what people and scrapers see.
 """
 
 from __future__ import annotations
@@ -73,11 +76,11 @@ REFUSALS = {
 
 
 def merged(snapshots: list[Snapshot]) -> Snapshot:
-    """Add up the snapshots of workers that serve the same: numbers are added, lists go pairwise."""
+    """Add up snapshots: numbers are added, lists go pairwise where all of them have entries."""
     first, *others = snapshots
     total: Snapshot = dict(first)
     for other in others:
-        total = {key: _added(key, total.get(key), value) for key, value in other.items()}
+        total |= {key: _added(key, total.get(key), value) for key, value in other.items()}
     return total
 
 
@@ -92,7 +95,84 @@ def _added(key: str, mine: Any, other: Any) -> Any:
     if isinstance(mine, dict):
         return {key: _added(key, mine.get(key), other.get(key)) for key in {**mine, **other}}
     if isinstance(mine, list):
+        if not mine or not other:
+            return mine or other
         return [_added("", a, b) for a, b in zip(mine, other, strict=True)]
     if isinstance(mine, (int, float)) and not isinstance(mine, bool):
         return mine + other
     return mine
+
+
+LISTS = ("upstreams", "mirrors")
+
+
+def former(entries: list[dict[str, Any]]) -> dict[str, dict[str, Any]]:
+    """Return entries by their names; those of the same name are added up."""
+    found: dict[str, dict[str, Any]] = {}
+    for entry in entries:
+        found[entry["name"]] = merged(
+            [found[entry["name"]], entry] if entry["name"] in found else [entry]
+        )
+    return found
+
+
+def replaced(snapshot: Snapshot) -> Snapshot:
+    """Return the snapshot of a worker that takes no new clients, since others have its place."""
+    past = snapshot["former"]
+    return {
+        **snapshot,
+        "listeners": [],
+        "connections": {**snapshot["connections"], "max": 0},
+        "proxies": {
+            name: {**proxy, "listeners": []} for name, proxy in snapshot["proxies"].items()
+        },
+        **{key: [] for key in LISTS},
+        "former": merged([past, {key: former(snapshot[key]) for key in LISTS}]),
+    }
+
+
+def ended(snapshot: Snapshot) -> Snapshot:
+    """Return what stays of a worker that is gone: all that is counted, nothing that is open."""
+    found = replaced(snapshot)
+    return {
+        **found,
+        "connections": {**found["connections"], "active": 0},
+        "pipes": dict.fromkeys(found["pipes"], 0),
+        "proxies": {
+            name: {**proxy, "connections": {**proxy["connections"], "active": 0}}
+            for name, proxy in found["proxies"].items()
+        },
+        "former": {
+            key: {name: {**entry, "active": 0} for name, entry in entries.items()}
+            for key, entries in found["former"].items()
+        },
+    }
+
+
+def shown(snapshot: Snapshot) -> Snapshot:
+    """Return a snapshot in which what is no longer used is there as long as it has connections.
+
+    What it has counted is that of an entry with the same name, if there is one: so the sum for a
+    name never goes back while it is shown, and goes on where it was when the name comes again.
+    """
+    found = {key: value for key, value in snapshot.items() if key != "former"}
+    for key in LISTS:
+        past = dict(snapshot["former"][key])
+        entries = [
+            merged([entry, past.pop(entry["name"])]) if entry["name"] in past else entry
+            for entry in snapshot[key]
+        ]
+        for entry in past.values():
+            if entry["active"]:
+                gone = {name: value for name, value in _GONE.items() if name in entry}
+                entries.append({**entry, **gone})
+        found[key] = entries
+    found["proxies"] = {
+        name: proxy
+        for name, proxy in snapshot["proxies"].items()
+        if proxy["listeners"] or proxy["connections"]["active"]
+    }
+    return found
+
+
+_GONE = {"state": "draining", "weight": 0}

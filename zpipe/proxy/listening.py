@@ -37,9 +37,10 @@ class Listener:
     process that has made it, and only while it is still the same.
     """
 
-    __slots__ = ("_identity", "_maker", "address", "family", "owned", "path", "socket")
+    __slots__ = ("_identity", "_maker", "address", "asked", "family", "owned", "path", "socket")
 
     def __init__(self, end: socket.socket, address: str, *, owned: bool = True):
+        self.asked: Address | None = None  # what it was opened for; None: it was passed unasked
         self.socket = end
         self.address = address
         self.family = int(end.family)
@@ -52,6 +53,20 @@ class Listener:
         """Take the path that was just bound as this listener's own. Raises: OSError."""
         self.path = path
         self._identity = _identity(path)
+
+    def hand_over(self, address: Address) -> None:
+        """Give the path, which is there, another mode and owner.
+
+        Raises: UsageError  `ADDRESS: listen: REASON`.
+        """
+        if self.path is None:
+            return
+        try:
+            if _identity(self.path) != self._identity:
+                raise UsageError(f"{address.text}: listen: {self.path} is another file by now")
+            _hand_over(self.path, _owner(address), address)
+        except OSError as error:
+            raise UsageError(f"{address.text}: listen: {reason(error)}") from error
 
     def close(self) -> None:
         """Stop listening; may be called twice."""
@@ -102,6 +117,7 @@ def open_listeners(
             for fd, name in fds:
                 _share(found, _take(fd, _called(fd, name)))
         for address in addresses:
+            before = len(found[0])
             if address.kind == "fd":
                 for fd, called in _named(address, environment):
                     if any(listener.socket.fileno() == fd for listener in found[0]):
@@ -111,6 +127,9 @@ def open_listeners(
                 _share(found, _listen_unix(address))
             else:
                 _listen_tcp(address, found)
+            for own in found:
+                for listener in own[before:]:
+                    listener.asked = address
     except BaseException:
         close_all(found)
         raise
@@ -147,6 +166,11 @@ def _named(address: Address, environment: Mapping[str, str]) -> list[tuple[int, 
         what = f"passed are {names}" if names else "none was passed by name"
         raise UsageError(f"{address.text}: listen: no passed socket has this name; {what}")
     return found
+
+
+def fds_of(address: Address, environment: Mapping[str, str] = os.environ) -> list[int]:
+    """Return the fds that `fd:N` or `fd:NAME` means. Raises: UsageError  none has this name."""
+    return [fd for fd, _ in _named(address, environment)]
 
 
 def _called(fd: int, name: str) -> str:
@@ -288,7 +312,7 @@ def _address_of(end: socket.socket) -> str:
 
 def _listen_unix(address: Address) -> Listener:
     ((_, place),) = resolve(address)
-    owner = _number(address, "user", address.user), _number(address, "group", address.group)
+    owner = _owner(address)
     end = socket.socket(socket.AF_UNIX, STREAM)
     listener = Listener(end, shown(socket.AF_UNIX, place))
     try:
@@ -302,9 +326,7 @@ def _listen_unix(address: Address) -> Listener:
         if isinstance(place, str):
             listener.remove_at_close(place)
             # before listen: until then nobody can connect, whatever the umask
-            if owner != (-1, -1):
-                os.chown(place, *owner, follow_symlinks=False)
-            os.chmod(place, 0o600 if address.mode is None else address.mode)
+            _hand_over(place, owner, address)
         end.listen(_BACKLOG)
     except OSError as error:
         listener.close()
@@ -313,6 +335,17 @@ def _listen_unix(address: Address) -> Listener:
         listener.close()
         raise
     return listener
+
+
+def _hand_over(path: str, owner: tuple[int, int], address: Address) -> None:
+    if owner != (-1, -1):
+        os.chown(path, *owner, follow_symlinks=False)
+    os.chmod(path, 0o600 if address.mode is None else address.mode)
+
+
+def _owner(address: Address) -> tuple[int, int]:
+    """Return user and group by number. Raises: UsageError  there is none of that name."""
+    return _number(address, "user", address.user), _number(address, "group", address.group)
 
 
 def _remove_stale(path: str, address: Address) -> None:

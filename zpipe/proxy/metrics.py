@@ -21,12 +21,18 @@ from zpipe.proxy.listening import open_listeners
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
-    from typing import Any
+    from typing import Any, Protocol
 
     from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 
     from zpipe.proxy.counters import Snapshot
     from zpipe.proxy.settings import Address
+
+    class Collects(Protocol):
+        """What makes families of metrics, as prometheus_client asks for them."""
+
+        def collect(self) -> Iterable[Metric]:
+            """Return the families of this moment."""
 
     _Value = tuple[tuple[str, ...], float]  # of the labels
     _Group = tuple[str, list[dict[str, Any]]]  # a name, and what is called so
@@ -51,20 +57,27 @@ _PHRASES = {
 class MetricsServer:
     """Serves what `snapshot` returns, which is called by threads other than the loop's.
 
-    It serves as soon as it is made, from a thread: fork before, give up rights after. `port` is 0
-    for a UNIX address.
+    Without a `snapshot` there is no proxy to tell of, only what the `collectors` make, which are
+    asked at each request. It serves as soon as it is made, from a thread: fork before, give up
+    rights after. `port` is 0 for a UNIX address.
 
     Raises: UsageError  `ADDRESS: listen: REASON`.
     """
 
-    def __init__(self, address: Address, snapshot: Callable[[], Snapshot]):
+    def __init__(
+        self,
+        address: Address,
+        snapshot: Callable[[], Snapshot] | None,
+        collectors: Iterable[Collects] = (),
+    ):
         from prometheus_client.exposition import choose_encoder
         from prometheus_client.registry import CollectorRegistry
 
         self._snapshot = snapshot
         self._choose_encoder = choose_encoder
         self._registry = CollectorRegistry(auto_describe=False)
-        self._registry.register(_Collector(snapshot))
+        for collector in (*([] if snapshot is None else [_Collector(snapshot)]), *collectors):
+            self._registry.register(collector)
         (self._listeners,) = open_listeners((address,))
         first = self._listeners[0].socket
         self.port: int = 0 if first.family == socket.AF_UNIX else first.getsockname()[1]
@@ -168,13 +181,16 @@ class MetricsServer:
             encoder, kind = self._choose_encoder(accepted)
             return 200, kind, encoder(self._registry)
         if path == "/healthz":
-            problem = unhealthy(self._snapshot())
+            problem = unhealthy(self._snapshot()) if self._snapshot is not None else None
             return 503 if problem else 200, _TEXT, f"{problem or 'ok'}\n".encode()
-        if path == "/status":
+        if path == "/status" and self._snapshot is not None:
             import json
 
             return 200, _JSON, json.dumps(self._snapshot()).encode() + b"\n"
-        return 404, _TEXT, b"/metrics, /healthz and /status are here\n"
+        pages = (
+            "/metrics and /healthz" if self._snapshot is None else "/metrics, /healthz and /status"
+        )
+        return 404, _TEXT, f"{pages} are here\n".encode()
 
 
 def unhealthy(snapshot: Snapshot) -> str | None:

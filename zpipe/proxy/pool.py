@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 import resource
 
-from zpipe.kernel.pipes import Pipe
+from zpipe.kernel.pipes import Pipe, buffered
 
 _KEPT = 32  # free ones that stay open
 _ENOUGH = 32 << 10  # a pipe of two pages is what the kernel gives past the user's quota
@@ -70,6 +70,13 @@ class Pool:
             self._free.append(pipe)
         else:
             pipe.close()
+
+    def take_back(self, pipe: Pipe) -> None:
+        """Take back a pipe that somebody else has had, who may have left bytes in it."""
+        if buffered(pipe.reader):
+            self.discard(pipe)
+        else:
+            self.give_back(pipe)
 
     def discard(self, pipe: Pipe) -> None:
         """Take back a pipe in which bytes are left."""

@@ -1,61 +1,49 @@
-"""The process that serves proxies: signals, privileges, what it tells, and how it ends.
+"""The process that serves proxies: what serves, how it changes, and how it ends.
 
 SIGTERM or SIGINT: no new connections, the open ones go on for the drain timeout; once more: at
-once. SIGHUP: logs are opened anew, names are resolved. SIGUSR1: one line of status.
+once. SIGHUP: logs are opened anew, names are resolved, and where that is wanted new settings are
+read (see `reload`). SIGUSR1: one line of status.
 """
 
 from __future__ import annotations
 
 import gc
 import os
-import signal
 from time import time
 
-from zpipe.errors import Interrupted, UsageError
-from zpipe.proxy.counters import Snapshot, merged
+from zpipe.errors import Interrupted
+from zpipe.proxy.account import Account, together
+from zpipe.proxy.counters import Snapshot, shown
+from zpipe.proxy.front import Front
 from zpipe.proxy.limits import raise_fd_limit
-from zpipe.proxy.listening import number_of
+from zpipe.proxy.listening import close_all
 from zpipe.proxy.loop import Loop
 from zpipe.proxy.pool import Pool
 from zpipe.proxy.service import Plan, Service
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable
-    from typing import Protocol
+    from collections.abc import Callable, Iterable
 
     from zpipe.proxy.access_log import AccessLog
     from zpipe.proxy.capture import Recorder
+    from zpipe.proxy.front import Shows, Told
     from zpipe.proxy.listening import Listener
-    from zpipe.proxy.metrics import MetricsServer
-    from zpipe.proxy.notify import Notifier
-    from zpipe.proxy.settings import Operation
-    from zpipe.proxy.status import StatusSocket
-
-    class Display(Protocol):
-        """What shows a person how it goes."""
-
-        def line(self) -> str:
-            """Return one line of status."""
-
-        def close(self) -> None:
-            """Take it away."""
-
-    Shows = Callable[[Loop, Callable[[], Snapshot]], Display]
-    Told = Callable[[str], None]
-
+    from zpipe.proxy.metrics import Collects
+    from zpipe.proxy.reload import Book, Change, Load, Reloads
+    from zpipe.proxy.settings import Capture, Operation, Settings
 
 _LAST_WRITES = 5.0  # seconds that what is recorded may take to be written at the end
 
 
-def exit_idle(plans: list[Plan]) -> float | None:
+def exit_idle(settings: Iterable[Settings]) -> float | None:
     """Return after how many idle seconds the process ends; None: never."""
-    seconds = [plan.settings.timeouts.exit_idle for plan in plans]
+    seconds = [one.timeouts.exit_idle for one in settings]
     return max((one for one in seconds if one is not None), default=None)
 
 
 class Worker:
-    """What serves: one loop, and a service for each proxy."""
+    """What serves: one loop, and a service for each proxy, and for each that a reload replaced."""
 
     def __init__(
         self,
@@ -68,40 +56,122 @@ class Worker:
         workers: int = 1,
     ):
         self.loop = loop
-        self._plans = plans
         self._told = told
-        self._pool = Pool(max(plan.settings.pipe_size for plan in plans))
+        self._pipe_size = _pipe_size(plan.settings for plan in plans)
+        self._pool = Pool(self._pipe_size)
         self._log: AccessLog | None = None
         if operation.access_log is not None:
             from zpipe.proxy.access_log import AccessLog
 
             self._log = AccessLog(operation.access_log, operation.access_format, self.loop, told)
-        self._recorders: list[Recorder] = []
-        self.services = []
+        self._accounts: dict[str, Account] = {}
+        self.services: list[Service] = []
+        self._any_retired = False
+        self._workers = workers
+        try:
+            recorders = self._record(plan.settings for plan in plans)
+        except BaseException:
+            if self._log is not None:
+                self._log.close()
+            raise
         for plan, own in zip(plans, listeners, strict=True):
-            service = Service(plan, own, self.loop, self._pool, told, workers=workers)
-            service.log = self._log
-            if plan.settings.capture is not None:
-                from zpipe.proxy.capture import Recorder
-
-                service.recorder = Recorder(plan.settings.capture, self._give_back, told)
-                self._recorders.append(service.recorder)
-            service.empty = self._empty
-            for mirror in service.mirrors:
-                mirror.empty = self._empty
-            self.services.append(service)
+            self._take_up(plan, own, recorders.get(plan.settings.name))
         self._asked = 0
+        self._replaced = False
+        self._drained = False  # nobody waits to be accepted: it may end when all have gone
         self._idle_since = 0.0
         self._idle_timer = False
-        # of several workers each knows its own connections only: the supervisor decides
-        self._exit_idle = exit_idle(plans) if workers == 1 else None
+        self._exit_idle = self._longest_idle(plan.settings for plan in plans)
         self._state = "running"
         self._started = time()
-        self._workers = workers
 
-    def _give_back(self, pipe: object) -> None:
-        """Take a pipe from the thread that records."""
-        self.loop.soon(lambda: self._pool.give_back(pipe))  # type: ignore[arg-type]
+    def _longest_idle(self, settings: Iterable[Settings]) -> float | None:
+        # of several workers each knows its own connections only: the supervisor decides
+        return exit_idle(settings) if self._workers == 1 else None
+
+    def _record(self, settings: Iterable[Settings]) -> dict[str, Recorder]:
+        """Return a recorder for each proxy that is captured: the one that it has, or a new one.
+
+        Raises: UsageError  one cannot be had; nothing stays open.
+        """
+        found: dict[str, Recorder] = {}
+        opened: list[Recorder] = []
+        try:
+            for one in settings:
+                if one.capture is None:
+                    continue
+                recorder = self._recorder(one.name, one.capture)
+                if recorder is None:
+                    opened.append(recorder := self._new_recorder(one.capture))
+                found[one.name] = recorder
+        except BaseException:
+            for recorder in opened:
+                recorder.close(0.0)
+            raise
+        return found
+
+    def _recorder(self, name: str, capture: Capture) -> Recorder | None:
+        """Return what records a proxy in that way already; its pipes are those of this pool."""
+        account = self._accounts.get(name)
+        for service in account.services if account is not None else ():
+            if service.settings.capture == capture and service.shared.pool is self._pool:
+                return service.recorder
+        return None
+
+    def _new_recorder(self, capture: Capture) -> Recorder:
+        from zpipe.proxy.capture import Recorder
+
+        pool = self._pool
+
+        def give_back(pipe: object) -> None:
+            """Take a pipe from the thread that records."""
+            self.loop.soon(lambda: self._give_back(pool, pipe))
+
+        return Recorder(capture, give_back, self._told)
+
+    def _give_back(self, pool: Pool, pipe: object) -> None:
+        pool.take_back(pipe)  # type: ignore[arg-type]
+        self._close_unused(pool)
+
+    def _close_unused(self, pool: Pool) -> None:
+        """Close the free pipes of a pool that no service takes any from."""
+        if pool not in self._pools:
+            pool.close()
+
+    def _take_stock(self) -> None:
+        """List all services, those first that take new clients; other threads read the list."""
+        accounts = list(self._accounts.values())
+        present = [one.service for one in accounts if one.service is not None]
+        self.services = present + [service for one in accounts for service in one.retired]
+        self._any_retired = len(self.services) > len(present)
+
+    @property
+    def _pools(self) -> list[Pool]:
+        return list(dict.fromkeys((self._pool, *(one.shared.pool for one in self.services))))
+
+    def _take_up(self, plan: Plan, own: list[Listener], recorder: Recorder | None) -> Service:
+        """Let a proxy be served by this plan."""
+        name = plan.settings.name
+        account = self._accounts.get(name) or Account(name)
+        account.settle(plan)
+        service = Service(
+            plan,
+            own,
+            self.loop,
+            self._pool,
+            self._told,
+            workers=self._workers,
+            counters=account.counters,
+        )
+        service.log = self._log
+        service.recorder = recorder
+        service.empty = self._empty
+        for mirror in service.mirrors:
+            mirror.empty = self._empty
+        account.begin(service)
+        self._accounts[name] = account
+        self._take_stock()
+        return service
 
     def start(self) -> None:
         """Begin to serve as soon as the loop runs."""
@@ -122,13 +192,28 @@ class Worker:
             self.loop.after(self._drain)
 
     def _drain(self) -> None:
-        for service in self.services:
+        services = self.services
+        for service in services:
             service.drain()
-        if not any(service.busy for service in self.services):
+        self._drained = True
+        if not any(service.busy for service in services):
             self.loop.stop()
             return
-        longest = max(plan.settings.timeouts.drain for plan in self._plans)
+        longest = max(service.settings.timeouts.drain for service in services)
         self.loop.later(longest, self.loop.stop)
+
+    def be_replaced(self) -> None:
+        """Take no new clients, as others do, and end when the last connection has gone."""
+        if not self._replaced:
+            self._replaced = True
+            self._state = "draining"
+            self.loop.after(self._retire)
+
+    def _retire(self) -> None:
+        for service in self.services:
+            service.retire()
+        self._drained = True
+        self._empty()
 
     def reload(self) -> None:
         """Open the log anew, and resolve names."""
@@ -137,27 +222,76 @@ class Worker:
         for service in self.services:
             service.resolve_now()
 
+    def change(self, change: Change) -> None:
+        """Let other settings be in force; established connections go on with theirs.
+
+        Not to be called within a batch of events.
+
+        Raises: UsageError  a folder to record in cannot be had; nothing has changed.
+        """
+        pool, size = self._pool, _pipe_size(change.settings)
+        if size != self._pipe_size:
+            self._pool = Pool(size)
+        try:
+            recorders = self._record(plan.settings for plan in change.plans)
+        except BaseException:
+            self._pool = pool
+            raise
+        self._pipe_size = size
+        kept = change.kept()
+        for name in (*change.changed, *change.removed):
+            service = self._accounts[name].service
+            assert service is not None
+            service.retire(kept)
+        for name in change.removed:
+            self._accounts[name].begin(None)
+        self._take_stock()
+        for plan in change.plans:
+            name = plan.settings.name
+            self._take_up(plan, change.of(name)[0], recorders.get(name)).start()
+        self._exit_idle = self._longest_idle(change.settings)
+        self._empty()
+        self._close_unused(pool)
+
     def _empty(self) -> None:
         """One of the services has no connection any more."""
+        if self._any_retired:
+            self._end_retired()
         if any(service.busy for service in self.services):
             return
-        if self._asked:
+        if self._drained:
             self.loop.stop()
-        elif self._exit_idle is not None:
+        elif self._exit_idle is not None and not self._asked:
             self._idle_since = self.loop.now
             if not self._idle_timer:
                 self._idle_timer = True
                 self.loop.later(self._exit_idle, self._still_idle)
 
+    def _end_retired(self) -> None:
+        for account in list(self._accounts.values()):
+            for service in account.retired:
+                if not service.busy and service in account.retired:
+                    self._end(account, service)
+
+    def _end(self, account: Account, service: Service) -> None:
+        """Take away a service that a reload has replaced, and whose connections have gone."""
+        account.end(service)
+        self._take_stock()
+        service.close()
+        recorder, pool = service.recorder, service.shared.pool
+        if recorder is not None and all(recorder is not one.recorder for one in self.services):
+            recorder.close(0.0)  # its thread writes what is left
+        self._close_unused(pool)
+
     def _still_idle(self) -> None:
         """Stop if nothing has been open for long enough; else look again when it may be."""
         self._idle_timer = False
-        assert self._exit_idle is not None
-        if any(service.busy for service in self.services):
+        if self._exit_idle is None or any(service.busy for service in self.services):
             return
         left = self._exit_idle - (self.loop.now - self._idle_since)
         if left <= 0:
-            self.loop.stop()
+            self._state = "draining"
+            self.loop.after(self._drain)  # somebody may just have come
         else:
             self._idle_timer = True
             self.loop.later(left, self._still_idle)
@@ -172,25 +306,26 @@ class Worker:
 
     def close(self) -> None:
         """End everything but the loop."""
+        pools = self._pools
         for service in self.services:
             service.close()
-        for recorder in self._recorders:
-            recorder.close(_LAST_WRITES)
+        for account in self._accounts.values():
+            for recorder in account.recorders:
+                recorder.close(_LAST_WRITES)
         if self._log is not None:
             self._log.close()
-        self._pool.close()
+        for pool in pools:
+            pool.close()
 
     def snapshot(self) -> Snapshot:
         """Return what happened so far; may be called by any thread."""
-        first, *more = [service.snapshot() for service in self.services]
-        for other in more:
-            lists = {
-                key: first[key] + other.pop(key) for key in ("listeners", "upstreams", "mirrors")
-            }
-            del other["pipes"]  # the pool is the same, and so is its count
-            first = {**first, **merged([{key: first[key] for key in other}, other]), **lists}
+        pools = self._pools
         return {
-            **first,
+            **together(list(self._accounts.values())),
+            "pipes": {
+                "borrowed": sum(pool.borrowed for pool in pools),
+                "kept": sum(pool.kept for pool in pools),
+            },
             "pid": os.getpid(),
             "started": self._started,
             "state": self._state,
@@ -198,127 +333,9 @@ class Worker:
         }
 
 
-class Front:
-    """What a person and an init system see of it, whoever serves.
-
-    Made before anything that is to belong to --user and --group; then `begin`, what listens to
-    signals, and `ready`, in this order.
-
-    Raises: UsageError  the address of the metrics, the user or the group.
-    """
-
-    def __init__(self, loop: Loop, operation: Operation, told: Told):
-        self._loop = loop
-        self._told = told
-        self._metrics: MetricsServer | None = None
-        self._status: StatusSocket | None = None
-        self._notifier: Notifier | None = None
-        self._display: Display | None = None
-        self._snapshots: Callable[[], Snapshot] | None = None
-        self.asked: list[int] = []
-        if operation.metrics is not None:
-            from zpipe.proxy.metrics import MetricsServer
-
-            self._metrics = MetricsServer(operation.metrics, self._snapshot)
-        try:
-            drop_rights(operation)
-        except BaseException:
-            if self._metrics is not None:
-                self._metrics.close()
-            raise
-
-    def _snapshot(self) -> Snapshot:
-        if self._snapshots is None:
-            raise RuntimeError("nothing is served yet")
-        return self._snapshots()
-
-    def begin(self, snapshots: Callable[[], Snapshot]) -> None:
-        """Begin to answer whoever asks what happens."""
-        from zpipe.proxy.notify import Notifier
-        from zpipe.proxy.status import StatusSocket
-
-        self._snapshots = snapshots
-        self._status = StatusSocket(self._loop, snapshots)
-        self._notifier = Notifier.from_environment()
-
-    def ready(self, shows: Shows | None) -> None:
-        """Say that it serves: signals are heard by now."""
-        if shows is not None and self._snapshots is not None:
-            self._display = shows(self._loop, self._snapshots)
-        if self._notifier is not None:
-            self._notifier.ready(self._line())
-        self._guard()
-
-    def _line(self) -> str:
-        return self._display.line() if self._display is not None else ""
-
-    def _guard(self) -> None:
-        notifier = self._notifier
-        if notifier is not None and notifier.watchdog_interval is not None:
-            notifier.watchdog()
-            notifier.status(self._line())
-            self._loop.later(notifier.watchdog_interval, self._guard)
-
-    def listen_to_signals(
-        self, terminate: Callable[[], None], reload: Callable[[], None]
-    ) -> Callable[[], None]:
-        """Have signals handled in the loop; returns what restores them."""
-        notifier = self._notifier
-        assert notifier is not None
-
-        def on_end(number: int) -> None:
-            self.asked.append(number)
-            if len(self.asked) == 1:
-                notifier.stopping()
-            terminate()
-
-        def on_reload(number: int) -> None:
-            notifier.reloading()
-            reload()
-            notifier.ready(self._line())
-
-        def on_question(number: int) -> None:
-            self._told(self._line())
-
-        handlers = {
-            signal.SIGTERM: on_end,
-            signal.SIGINT: on_end,
-            signal.SIGHUP: on_reload,
-            signal.SIGUSR1: on_question,
-        }
-        before = {}
-        for number, handler in handlers.items():
-            if signal.getsignal(number) is not signal.SIG_IGN:
-                before[number] = signal.signal(
-                    number,
-                    lambda number, _, call=handler: self._loop.soon(lambda: call(number)),  # type: ignore[misc]
-                )
-        woken = signal.set_wakeup_fd(self._loop.wakeup_fd, warn_on_full_buffer=False)
-
-        def restore() -> None:
-            signal.set_wakeup_fd(woken)
-            for number, handler in before.items():
-                signal.signal(number, handler)
-
-        return restore
-
-    def forget(self) -> None:
-        """Close what a forked process has of it, so that it ends with the one that serves it."""
-        if self._metrics is not None:
-            self._metrics.forget()
-        if self._status is not None:
-            self._status.forget()
-
-    def close(self) -> None:
-        """Take everything away."""
-        if self._display is not None:
-            self._display.close()
-        if self._metrics is not None:
-            self._metrics.close()
-        if self._status is not None:
-            self._status.close()
-        if self._notifier is not None:
-            self._notifier.close()
+def _pipe_size(settings: Iterable[Settings]) -> int:
+    """Return the capacity of the pipes that proxies share."""
+    return max(one.pipe_size for one in settings)
 
 
 def serve(
@@ -327,94 +344,106 @@ def serve(
     operation: Operation,
     told: Told,
     shows: Shows | None = None,
+    reload: Load | None = None,
+    stopping: Callable[[int], None] | None = None,
+    collectors: Iterable[Collects] = (),
 ) -> None:
     """Serve proxies until a signal asks for the end; `listeners` are per proxy and per worker.
 
     The addresses of the upstreams have been found (`resolve_first`). Whoever has opened the
-    listeners closes them.
+    listeners closes them. `reload` returns the settings of all proxies anew, each with a name of
+    its own; it is called in a thread, on SIGHUP, in the one process or in that which watches over
+    the workers. It may raise UsageError: that is told, as whatever else prevents a reload, and the
+    old settings stay. `stopping` is called in the loop's thread with the number of each signal that
+    asks for the end; `collectors` make metrics beside those of the proxies.
 
     Raises: UsageError   metrics, user or group.
             Interrupted  asked twice.
     """
     raise_fd_limit()
-    if operation.workers > 1:
-        from zpipe.proxy.workers import supervise
+    book = None
+    if reload is not None:
+        from zpipe.proxy.reload import Book
 
-        supervise(plans, listeners, operation, told, shows)
-    else:
-        _serve_here(plans, [own[0] for own in listeners], operation, told, shows)
+        settings = [plan.settings for plan in plans]
+        book = Book(settings, listeners, reload, whole=operation.workers > 1)
+    if operation.workers > 1:
+        from zpipe.proxy.workers import supervise  # before rights are dropped, as all that is known
+    loop = Loop()
+    try:
+        front = Front(loop, operation, told, stopping=stopping, collectors=collectors)
+        try:
+            if operation.workers > 1:
+                at_once = supervise(loop, front, plans, listeners, operation, told, shows, book)
+            else:
+                own = [each[0] for each in listeners]
+                at_once = _serve_here(loop, front, plans, own, operation, told, shows, book)
+        finally:
+            front.close()
+    finally:
+        loop.close()
+        if book is not None:
+            book.close()
+    if at_once:
+        raise Interrupted(front.asked[-1])
+
+
+def reloads_of(
+    loop: Loop,
+    book: Book | None,
+    operation: Operation,
+    told: Told,
+    apply: Callable[[Change], None],
+    between: Callable[[], None] = lambda: None,
+) -> Reloads | None:
+    """Return what reads new settings; None: nothing does."""
+    if book is None:
+        return None
+    from zpipe.proxy.reload import Reloads
+
+    return Reloads(loop, book, apply, told, quiet=operation.quiet, between=between)
 
 
 def _serve_here(
+    loop: Loop,
+    front: Front,
     plans: list[Plan],
     listeners: list[list[Listener]],
     operation: Operation,
     told: Told,
     shows: Shows | None,
-) -> None:
-    loop = Loop()
-    front = Front(loop, operation, told)
+    book: Book | None,
+) -> bool:
+    """Serve in this process. Returns: whether it was asked twice."""
+    # opened with the rights that it is opened with again after it has been rotated
+    worker = Worker(loop, plans, listeners, operation, told)
+
+    def apply(change: Change) -> None:
+        assert book is not None
+        worker.change(change)
+        close_all([book.turn(change)])
+
+    reloads = reloads_of(loop, book, operation, told, apply)
+
+    def reload(done: Callable[[], None]) -> None:
+        worker.reload()
+        if reloads is not None:
+            reloads.ask(done)
+        else:
+            done()
+
+    def terminate() -> None:
+        if reloads is not None:
+            reloads.close()
+        worker.terminate()
+
+    front.begin(lambda: shown(worker.snapshot()))
+    restore = front.listen_to_signals(terminate, reload)
     try:
-        # opened with the rights that it is opened with again after it has been rotated
-        worker = Worker(loop, plans, listeners, operation, told)
-        front.begin(worker.snapshot)
-        restore = front.listen_to_signals(worker.terminate, worker.reload)
-        try:
-            worker.start()
-            front.ready(shows)
-            at_once = worker.run()
-        finally:
-            restore()
+        worker.start()
+        front.ready(shows)
+        return worker.run()
     finally:
-        front.close()
-        loop.close()
-    if at_once:
-        raise Interrupted(front.asked[-1])
-
-
-def drop_rights(operation: Operation) -> None:
-    """Become another user and group, for good.
-
-    Raises: UsageError  there is none of this name, or this process may not.
-    """
-    if operation.user is None and operation.group is None:
-        return
-    import pwd
-
-    user = group = None
-    if os.geteuid() != 0 and _is_already(operation):
-        return
-    try:
-        if operation.user is not None:
-            name = operation.user
-            entry = pwd.getpwuid(int(name)) if name.isdecimal() else pwd.getpwnam(name)
-            user, group = entry.pw_uid, entry.pw_gid
-    except KeyError:
-        if not operation.user or not operation.user.isdecimal():
-            raise UsageError(f"--user: no user is named {operation.user}") from None
-        if operation.group is None:
-            raise UsageError(
-                f"--user {operation.user}: is no user that has a group: give --group"
-            ) from None
-        user = int(operation.user)
-    if operation.group is not None:
-        group = number_of("group", operation.group)
-        if group is None:
-            raise UsageError(f"--group: no group is named {operation.group}")
-    try:
-        os.setgroups([group] if group is not None else [])
-        if group is not None:
-            os.setresgid(group, group, group)
-        if user is not None:
-            os.setresuid(user, user, user)
-    except OSError as error:
-        what = f"--user {operation.user}" if operation.user else f"--group {operation.group}"
-        raise UsageError(f"{what}: change to it: {os.strerror(error.errno or 0)}") from error
-
-
-def _is_already(operation: Operation) -> bool:
-    """Tell whether a process without rights is what it is asked to become."""
-    user, group = operation.user, operation.group
-    return (user is None or number_of("user", user) == os.geteuid()) and (
-        group is None or number_of("group", group) == os.getegid()
-    )
+        restore()
+        if reloads is not None:
+            reloads.close()

@@ -14,7 +14,7 @@ from functools import partial
 
 from zpipe.engine.limiter import Limiter
 from zpipe.proxy.connection import Connection
-from zpipe.proxy.counters import Counters, Snapshot
+from zpipe.proxy.counters import Counters
 from zpipe.proxy.expiry import Expiry
 from zpipe.proxy.limits import Admission, most_connections, within
 from zpipe.proxy.mirror import MirrorService
@@ -24,7 +24,7 @@ from zpipe.proxy.upstreams import Balancer, Target
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Collection
     from typing import Any
 
     from zpipe.proxy.access_log import AccessLog
@@ -66,6 +66,18 @@ class Plan:
         return [self.balancer, *(balancer for _, balancer in self.routes)]
 
     @property
+    def groups(self) -> dict[str, Balancer]:
+        """Return the balancers by the name of their route; that of the default one is empty."""
+        return {"": self.balancer, **dict(self.routes)}
+
+    def fall(self, name: str, now: float) -> None:
+        """Begin with an upstream as one that is down."""
+        for balancer in self.balancers:
+            for target in balancer.targets:
+                if target.name == name:
+                    target.fall(now)
+
+    @property
     def targets(self) -> list[Target]:
         """Return every server that is connected to."""
         return [t for balancer in self.balancers for t in balancer.targets] + self.mirrors
@@ -83,12 +95,14 @@ class Service:
         told: Callable[[str], None],
         *,
         workers: int = 1,
+        counters: Counters | None = None,
     ):
         settings = plan.settings
         timeouts = settings.timeouts
         self.settings = settings
         self.loop = loop
-        self.counters = Counters()
+        self.plan = plan
+        self.counters = counters or Counters()
         self.shared = Shared(loop, pool, splice=settings.splice)
         self.balancer = plan.balancer
         self.routes = plan.routes
@@ -132,7 +146,7 @@ class Service:
             or limits.rate is not None
             or limits.total_rate is not None
         )
-        self._listeners = listeners
+        self.listeners = listeners
         self._shared_listeners = workers > 1
         self._listening = False
         self._draining = False
@@ -140,8 +154,6 @@ class Service:
         self._told = told
         self._checkers: list[Checker] = []
         self._resolver: Resolver | None = None
-        self._balancers = plan.balancers
-        self._targets = plan.targets
 
     def start(self) -> None:
         """Listen, check and resolve."""
@@ -149,12 +161,12 @@ class Service:
 
         self._listen()
         settings = self.settings
-        self._resolver = Resolver(self.loop, self._targets, settings.resolve_every, self._told)
+        self._resolver = Resolver(self.loop, self.plan.targets, settings.resolve_every, self._told)
         self._resolver.start()
         if settings.check is not None:
             from zpipe.proxy.checks import Checker
 
-            for balancer in self._balancers:
+            for balancer in self.plan.balancers:
                 checker = Checker(self.loop, balancer, settings.check, self._changed)
                 self._checkers.append(checker)
                 checker.start()
@@ -171,13 +183,13 @@ class Service:
         events = select.EPOLLIN
         if self._shared_listeners:
             events |= select.EPOLLEXCLUSIVE  # one process wakes, not all of them
-        for listener in self._listeners:
+        for listener in self.listeners:
             self.loop.watch(listener.socket.fileno(), events, partial(self._arrived, listener))
 
     def _stop_listening(self) -> None:
         if self._listening:
             self._listening = False
-            for listener in self._listeners:
+            for listener in self.listeners:
                 self.loop.forget(listener.socket.fileno())
 
     def _arrived(self, listener: Listener, event: int) -> None:
@@ -326,23 +338,39 @@ class Service:
         if self._resolver is not None:
             self._resolver.now()
 
-    def drain(self) -> None:
+    def drain(self, kept: Collection[Listener] = ()) -> None:
         """Take no new connections; the open ones go on.
 
         Those that a client has been told are made are accepted first: closing would reset them.
+        Listeners that are `kept` are another service's from here on, and so is who waits there.
         Not to be called within a batch of events.
         """
         if self._draining:
             return
-        self._draining = True
-        if self._listening:
-            for listener in self._listeners:
-                while self._accept(listener):
-                    pass
+        listening = self._listening
+        # Before the last accepts: what comes from now on at a socket that others listen at, too,
+        # wakes one of them, and not this process, which would leave it waiting.
         self._stop_listening()
-        for listener in self._listeners:
+        self._draining = True
+        for listener in self.listeners:
+            if listener in kept:
+                continue
+            while listening and self._accept(listener):
+                pass
             if listener.owned:
                 listener.close()  # a successor may have the port
+
+    def retire(self, kept: Collection[Listener] = ()) -> None:
+        """Drain for as long as it takes, and leave it to a successor to look after upstreams."""
+        self.drain(kept)
+        self._look_after_nobody()
+
+    def _look_after_nobody(self) -> None:
+        for checker in self._checkers:
+            checker.close()
+        self._checkers.clear()
+        if self._resolver is not None:
+            self._resolver.close()
 
     def close(self) -> None:
         """End what is still open, and everything else."""
@@ -351,77 +379,7 @@ class Service:
             connection.close("drained", reset=True)
         for mirror in self.mirrors:
             mirror.close()
-        for checker in self._checkers:
-            checker.close()
-        if self._resolver is not None:
-            self._resolver.close()
-
-    def snapshot(self) -> Snapshot:
-        """Return what happened so far; may be called by any thread."""
-        counters = self.counters
-        open_ones = list(self.connections)
-        up, down, spliced = counters.up, counters.down, counters.spliced
-        live: dict[int, list[int]] = {}
-        for one in open_ones:
-            server = one.server
-            up += one.client.count
-            down += server.count if server is not None else 0
-            spliced += one.spliced
-            if one.target is not None:
-                sums = live.setdefault(id(one.target), [0, 0])
-                sums[0] += one.client.count
-                sums[1] += server.count if server is not None else 0
-        upstreams = []
-        for balancer in self._balancers:
-            for target in balancer.targets:
-                more = live.get(id(target), (0, 0))
-                upstreams.append(
-                    {
-                        "name": target.name,
-                        "state": "up" if target.up else "down",
-                        "weight": target.weight,
-                        "active": target.active,
-                        "connections": target.connections,
-                        "failures": target.failures,
-                        "up": target.sent + more[0],
-                        "down": target.received + more[1],
-                    }
-                )
-        recorder, pool = self.recorder, self.shared.pool
-        return {
-            "v": 1,
-            "name": self.settings.name,
-            "listeners": [listener.address for listener in self._listeners],
-            "connections": {
-                "active": len(open_ones),
-                "accepted": counters.accepted,
-                "max": self.most,
-                "closed": dict(counters.closed),
-                "refused": dict(counters.refused),
-            },
-            "bytes": {"up": up, "down": down, "spliced": spliced, "lost": counters.lost},
-            "retried": counters.retried,
-            "upstreams": upstreams,
-            "mirrors": [
-                {
-                    "name": mirror.target.name,
-                    "active": mirror.active,
-                    "connections": mirror.connections,
-                    "bytes": mirror.bytes,
-                    "given_up": dict(mirror.given_up),
-                    "missed": mirror.missed,
-                }
-                for mirror in self.mirrors
-            ],
-            "capture": None
-            if recorder is None
-            else {
-                "connections": recorder.connections,
-                "bytes": recorder.bytes,
-                "missed": recorder.missed,
-            },
-            "pipes": {"borrowed": pool.borrowed, "kept": pool.kept},
-        }
+        self._look_after_nobody()
 
 
 class _Recording:

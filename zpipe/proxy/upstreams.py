@@ -86,15 +86,37 @@ class Target:
         self._hold = _SHORTEST
         self._until = 0.0  # when down: the end of the hold
         self._trial = False  # when down: a trial is on its way
-        self._checks = check is not None
-        self._rise = check.rise if check else 1
-        self._fall = check.fall if check else 1
+        self._check_by(check)
         self._good = 0  # checks in a row
         self._bad = 0
         self._passive = False  # it is down by failed connects, not by checks
         self._credit = 0  # the balancer's: turns it is owed
         self._factor = 1  # the balancer's: its own hash function
         self._summand = 0
+
+    def _check_by(self, check: Check | None) -> None:
+        self._checks = check is not None
+        self._rise = check.rise if check else 1
+        self._fall = check.fall if check else 1
+
+    def become(self, upstream: Upstream, check: Check | None, addresses: Addresses) -> None:
+        """Go on with other settings: what is counted stays, and so does what is known of it."""
+        self.upstream = upstream
+        self.weight = upstream.weight
+        self._check_by(check)
+        self._good = self._bad = 0
+        if addresses != self._addresses:
+            self.addresses = addresses
+
+    def forget(self) -> None:
+        """Think well of it again: nobody has asked for a while how it is."""
+        self._streak = 0
+        self._recover()
+
+    def fall(self, now: float) -> None:
+        """Go down because others found it so."""
+        self._passive = True
+        self._down(now)
 
     @property
     def addresses(self) -> Addresses:
@@ -203,6 +225,7 @@ class Balancer:
         self._only = self.targets[0] if len(self.targets) == 1 else None
         self._trials = check is None  # with checks, only they bring a target back
         self._turn = 0
+        self.shares = [(target.name, target.weight) for target in self.targets]
         self._equal = len({target.weight for target in self.targets}) == 1
         self._pick = {
             "round-robin": self._in_turn,
@@ -212,6 +235,22 @@ class Balancer:
         }[balance]
         if balance == "source":
             _give_numbers(self.targets)
+
+    def take(self, targets: list[Target], before: Balancer | None) -> None:
+        """Choose among targets that are known already, from the place where another one was.
+
+        The turns that they are owed are those of the other one's weights: with others they begin
+        anew.
+        """
+        self.targets = targets
+        self._only = targets[0] if len(targets) == 1 else None
+        if before is not None and before.shares == self.shares:
+            self._turn = before._turn
+        else:
+            for target in targets:
+                target._credit = 0
+        if self._pick == self._by_source:
+            _give_numbers(targets)
 
     def choose(self, source: str, now: float, tried: tuple[Target, ...] = ()) -> Target | None:
         """Return the target to try next, None when all were tried; source is an address only."""

@@ -81,10 +81,10 @@ def parse_mirror(text: str) -> Mirror:
     mirror = Mirror(
         default.address,
         direction=_read(text, options, "direction", _one_of(_DIRECTIONS), default.direction),  # type: ignore[arg-type]
-        queue=_read(text, options, "queue", _some_bytes, default.queue),
+        queue=_read(text, options, "queue", some_bytes, default.queue),
         when_full=_read(text, options, "when_full", _one_of(_WHEN_FULL), default.when_full),  # type: ignore[arg-type]
-        spill_max=_read(text, options, "spill_max", _some_bytes, default.spill_max),
-        sample=_read(text, options, "sample", _share, default.sample),
+        spill_max=_read(text, options, "spill_max", some_bytes, default.spill_max),
+        sample=_read(text, options, "sample", share, default.sample),
     )
     if "spill_max" in options and mirror.when_full != "spill":
         raise UsageError(f"{text}: option spill_max: has no effect without when_full=spill")
@@ -99,7 +99,7 @@ def parse_route(text: str) -> tuple[str, Upstream]:
     pattern, equals, upstream = text.partition("=")
     if not equals or not pattern or not upstream:
         raise UsageError(f"{text}: not a route: write it as NAME=UPSTREAM or *.NAME=UPSTREAM")
-    return _pattern(text, pattern), parse_upstream(upstream)
+    return server_name(text, pattern), parse_upstream(upstream)
 
 
 def routes_of(pairs: Iterable[tuple[str, Upstream]]) -> tuple[Route, ...]:
@@ -172,7 +172,7 @@ def unescaped(text: str) -> bytes:
     return bytes(result)
 
 
-def _pattern(text: str, pattern: str) -> str:
+def server_name(text: str, pattern: str) -> str:
     """Return a host name or `*.` and one, in lower case and in the ASCII form. Raises: UsageError.
 
     A client sends the name so (RFC 6066): without a dot at the end, IDNs as xn--.
@@ -228,14 +228,14 @@ def _one_of(words: tuple[str, ...]) -> Callable[[str], str]:
     return read
 
 
-def _some_bytes(text: str) -> int:
+def some_bytes(text: str) -> int:
     size = parse_size(text)
     if size == 0:
         raise UsageError(f"{text}: must be more than zero")
     return size
 
 
-def _share(text: str) -> float:
+def share(text: str) -> float:
     """Read `10%` or `0.5%`. Raises: UsageError."""
     found = re.fullmatch(r"([0-9]{1,3}(?:\.[0-9]{1,9})?)%", text, re.ASCII)
     share = float(found[1]) / 100 if found else 0.0

@@ -4,6 +4,9 @@ The listeners are open before the first one forks and stay open here, so that a 
 loses its own connections only: those that wait are accepted by the one that takes its place. A
 worker hears what to do by a socket of its own; when that ends, the supervisor is gone, and the
 worker ends, too.
+
+New settings begin another generation of workers, at the same listeners as far as these are the
+same. The generation before accepts no more, and each of it ends when its last connection has gone.
 """
 
 from __future__ import annotations
@@ -16,23 +19,27 @@ import socket
 import struct
 import sys
 import threading
+from functools import partial
 from time import monotonic
 
-from zpipe.errors import Interrupted
-from zpipe.proxy.counters import Snapshot, merged
+from zpipe.errors import reason
+from zpipe.proxy.counters import Snapshot, ended, merged, replaced, shown
+from zpipe.proxy.front import Front
+from zpipe.proxy.listening import close_all
 from zpipe.proxy.loop import Loop
-from zpipe.proxy.server import Front, Worker, exit_idle
+from zpipe.proxy.server import Worker, exit_idle, reloads_of
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from zpipe.proxy.front import Shows, Told
     from zpipe.proxy.listening import Listener
-    from zpipe.proxy.server import Shows, Told
+    from zpipe.proxy.reload import Book, Change
     from zpipe.proxy.service import Plan
     from zpipe.proxy.settings import Operation
 
-_TERMINATE, _RELOAD, _ASK = b"t", b"r", b"?"
+_TERMINATE, _RELOAD, _REPLACE, _ASK = b"t", b"r", b"x", b"?"
 _HEAD = struct.Struct("II")  # of an answer: the number of the question, the length
 _PATIENCE = 2.0  # seconds for a worker's answer
 _PARTING = 1.0  # seconds that workers have to end at once
@@ -45,10 +52,12 @@ _IGNORED = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1)
 class _Child:
     """A worker as the supervisor knows it."""
 
-    def __init__(self, place: int, pid: int, control: socket.socket):
+    def __init__(self, place: int, pid: int, control: socket.socket, drain: float):
         self.place = place
         self.pid = pid
+        self.pidfd = os.pidfd_open(pid)
         self.control = control
+        self.drain = drain  # how long its connections may go on once it is to end
         self.born = monotonic()
         self.lock = threading.Lock()
         self._asked = 0
@@ -62,29 +71,47 @@ class _Child:
         except OSError:
             pass
 
-    def ask(self) -> Snapshot | None:
-        """Return its snapshot; None: it does not answer."""
+    def ask(self) -> bool:
+        """Ask it for its snapshot, which is the `last` one then. Returns: whether it answers."""
         with self.lock:
             self._asked += 1
             try:
                 self.control.sendall(_ASK)
-                while True:
-                    number, text = self._answer()
-                    if number == self._asked:  # an earlier one came too late for its question
-                        self.last = json.loads(text)
-                        return self.last
+                # an earlier one may have come too late for its question
+                while self._answer() != self._asked:
+                    pass
             except (OSError, ValueError):
-                return None
+                return False
+            return True
 
-    def _answer(self) -> tuple[int, bytes]:
-        """Take one answer; what has come of one that did not come whole is kept."""
+    def part(self) -> None:
+        """Hear its last words, for it has died, and close what was its own here."""
+        with self.lock:
+            try:
+                while True:
+                    self._answer()
+            except (OSError, ValueError):
+                pass
+            self.close()
+
+    def close(self) -> None:
+        """Close what is its own."""
+        self.control.close()
+        os.close(self.pidfd)
+
+    def _answer(self) -> int:
+        """Take one answer; what has come of one that did not come whole is kept.
+
+        Returns: the number of the question.
+        """
         while True:
             if len(self._heard) >= _HEAD.size:
                 number, length = _HEAD.unpack_from(self._heard)
                 end = _HEAD.size + length
                 if len(self._heard) >= end:
                     text, self._heard = self._heard[_HEAD.size : end], self._heard[end:]
-                    return number, text
+                    self.last = json.loads(text)
+                    return int(number)
             more = self.control.recv(1 << 16)
             if not more:
                 raise ConnectionResetError
@@ -100,6 +127,7 @@ class _Supervisor:
         listeners: list[list[list[Listener]]],
         operation: Operation,
         told: Told,
+        book: Book | None,
     ):
         self.loop = loop
         self._front = front
@@ -107,61 +135,116 @@ class _Supervisor:
         self._listeners = listeners
         self._operation = operation
         self._told = told
-        self._children: dict[int, _Child] = {}
+        self._book = book
+        self._reloads = reloads_of(loop, book, operation, told, self._change, self._fill)
         self._ending = 0
-        # what cannot be opened is told here, once, and not by each worker
-        trial = Worker(
-            Loop(), plans, [[] for _ in plans], operation, told, workers=operation.workers
-        )
-        self._last: Snapshot = trial.snapshot()
-        trial.close()
-        trial.loop.close()
-        self._exit_idle = exit_idle(plans)
+        trial = self._tried(plans)
+        self._last = shown(trial)
+        self._started = trial["started"]
+        self._exit_idle: float | None = None
+        self._looks = False
+        self._lock = threading.Lock()  # of these three, which other threads read
         self._past: list[Snapshot] = []  # what those that have died had told last: at most one
+        self._children: dict[int, _Child] = {}  # by their places
+        self._replaced: list[_Child] = []  # of earlier generations
         self._idle_for = 0
         self._accepted = -1
 
+    def _tried(self, plans: list[Plan]) -> Snapshot:
+        """Begin to serve, and end again: what cannot be opened is told here, and not by each.
+
+        Raises: ZpipeError  a log or a folder.
+        """
+        loop = Loop()
+        try:
+            trial = Worker(
+                loop,
+                plans,
+                [[] for _ in plans],
+                self._operation,
+                self._told,
+                workers=self._operation.workers,
+            )
+            found = trial.snapshot()
+            trial.close()
+        finally:
+            loop.close()
+        return found
+
     def start(self) -> None:
         """Fork the workers."""
-        if self._exit_idle is not None:
+        self._look_for_idle()
+        self._fill()
+
+    def _look_for_idle(self) -> None:
+        self._exit_idle = exit_idle(plan.settings for plan in self._plans)
+        if self._exit_idle is not None and not self._looks:
+            self._looks = True
             self.loop.later(self._exit_idle / _LOOKS, self._look)
+
+    def _fill(self) -> None:
+        """Let there be a worker in each place."""
         for place in range(self._operation.workers):
             self._fork(place)
 
+    @property
+    def _all(self) -> list[_Child]:
+        return [*self._children.values(), *self._replaced]
+
     def _fork(self, place: int) -> None:
-        if self._ending:
+        if self._ending or place in self._children:
             return
-        ours, theirs = socket.socketpair()
-        ours.settimeout(_PATIENCE)
+        if self._reloads is not None and self._reloads.reads:
+            return  # its thread may hold locks, which nobody would release: `_fill` comes after it
         sys.stdout.flush()
         sys.stderr.flush()
-        pid = os.fork()
+        try:
+            ours, theirs = socket.socketpair()
+        except OSError as error:
+            self._not_now(place, error)
+            return
+        ours.settimeout(_PATIENCE)
+        try:
+            pid = os.fork()
+        except OSError as error:
+            ours.close()
+            theirs.close()
+            self._not_now(place, error)
+            return
         if pid == 0:
             ours.close()
-            for child in self._children.values():
-                child.control.close()
+            for child in self._all:
+                child.close()
             self._front.forget()
-            mine = {id(one) for proxy in self._listeners for one in proxy[place]}
-            for proxy in self._listeners:
-                for others in proxy:
-                    for listener in others:
+            own = [proxy[place] for proxy in self._listeners]
+            mine = {id(listener) for each in own for listener in each}
+            others = [*self._listeners, *(self._book.spare if self._book is not None else ())]
+            for proxy in others:
+                for each in proxy:
+                    for listener in each:
                         if id(listener) not in mine:
                             listener.close()
-            self._be_worker(place, theirs)
+            self._be_worker(own, theirs)
         theirs.close()
-        self._children[place] = child = _Child(place, pid, ours)
+        self._children[place] = child = _Child(place, pid, ours, self._drain)
         # readable without a question means that it has gone
-        pidfd = os.pidfd_open(pid)
-        self.loop.watch(pidfd, select.EPOLLIN, lambda _: self._died(child, pidfd))
+        self.loop.watch(child.pidfd, select.EPOLLIN, lambda _: self._died(child))
 
-    def _be_worker(self, place: int, control: socket.socket) -> None:
+    def _not_now(self, place: int, error: OSError) -> None:
+        self._told(f"worker: start: {reason(error)}")
+        self.loop.later(_BACKOFF, lambda: self._fork(place))
+
+    @property
+    def _drain(self) -> float:
+        return max(plan.settings.timeouts.drain for plan in self._plans)
+
+    def _be_worker(self, own: list[list[Listener]], control: socket.socket) -> None:
         """Serve until told to end; never returns."""
         status = 1
         try:
             for number in _IGNORED:
                 signal.signal(number, signal.SIG_IGN)
             signal.set_wakeup_fd(-1)
-            own = [proxy[place] for proxy in self._listeners]
             worker = Worker(
                 Loop(),
                 self._plans,
@@ -171,66 +254,125 @@ class _Supervisor:
                 workers=self._operation.workers,
             )
             self.loop.close()
-            _Remote(worker, control)
+            remote = _Remote(worker, control)
             worker.start()
             worker.run()
+            remote.part()
             status = 0
         except BaseException as error:  # nothing is above it that could tell
             self._told(f"worker {os.getpid()}: {type(error).__name__}: {error}")
         finally:
             os._exit(status)
 
-    def _died(self, child: _Child, pidfd: int) -> None:
-        self.loop.forget(pidfd)
-        os.close(pidfd)
+    def _died(self, child: _Child) -> None:
+        self.loop.forget(child.pidfd)
         _, status = os.waitpid(child.pid, 0)
-        with child.lock:
-            child.control.close()
-        del self._children[child.place]
-        if child.last is not None:
-            self._past = [merged([_ended(child.last), *self._past])]
+        child.part()
+        present = self._children.get(child.place) is child
+        with self._lock:
+            if present:
+                del self._children[child.place]
+            else:
+                self._replaced.remove(child)
+            if child.last is not None:
+                self._past = [merged([ended(child.last), *self._past])]
         code = os.waitstatus_to_exitcode(status)
         if self._ending:
-            if not self._children:
+            if not self._all:
                 self.loop.stop()
             return
+        if code == 0 and not present:
+            return
         how = f"signal {-code}" if code < 0 else f"status {code}"
-        self._told(f"worker {child.pid}: ended by {how}: another one takes its place")
-        wait = 0.0 if monotonic() - child.born > _BACKOFF else _BACKOFF
-        self.loop.later(wait, lambda: self._fork(child.place))
+        after = ": another one takes its place" if present else ""
+        self._told(f"worker {child.pid}: ended by {how}{after}")
+        if present:
+            wait = 0.0 if monotonic() - child.born > _BACKOFF else _BACKOFF
+            self.loop.later(wait, lambda: self._fork(child.place))
 
     def terminate(self) -> None:
         """Let them drain; when asked again, end."""
         self._ending += 1
-        for child in self._children.values():
+        if self._reloads is not None:
+            self._reloads.close()
+        children = self._all
+        for child in children:
             child.tell(_TERMINATE)
         # one that hangs, or is stopped, is not waited for any longer than this
-        drain = max(plan.settings.timeouts.drain for plan in self._plans)
+        drain = max((child.drain for child in children), default=0.0)
         self.loop.later(_PARTING if self._ending > 1 else drain + _HANGING, self.loop.stop)
         for proxy in self._listeners:
             for own in proxy:
                 for listener in own:
                     if listener.owned:
                         listener.close()
-        if not self._children:
+        if not children:
             self.loop.stop()
 
-    def reload(self) -> None:
-        """Let them open logs and resolve names."""
-        for child in self._children.values():
+    def reload(self, done: Callable[[], None]) -> None:
+        """Let them open logs and resolve names; read the settings anew, if that is wanted."""
+        for child in self._all:
             child.tell(_RELOAD)
+        if self._reloads is not None:
+            self._reloads.ask(done)
+        else:
+            done()
+
+    def _change(self, change: Change) -> None:
+        """Begin another generation, and let the present one go when it is there.
+
+        Raises: ZpipeError  a log or a folder; nothing has changed.
+        """
+        assert self._book is not None
+        self._tried(change.plans)
+        now = self.loop.now
+        for upstream in self.snapshot()["upstreams"]:
+            if upstream["state"] == "down":
+                for plan in change.plans:
+                    if plan.settings.name == upstream["proxy"]:
+                        plan.fall(upstream["name"], now)
+        unused = self._book.turn(change)
+        close_all([unused])  # the present workers still have them, and accept who waits there
+        self._plans = change.plans
+        self._listeners = [change.of(plan.settings.name) for plan in change.plans]
+        with self._lock:
+            before = list(self._children.values())
+            self._replaced += before
+            self._children = {}
+        self._fill()
+        for child in before:
+            child.tell(_REPLACE)
+        for child in before:
+            child.ask()  # it has accepted its last client when it answers
+        self._look_for_idle()
 
     def snapshot(self) -> Snapshot:
         """Return what all of them did; may be called by any thread."""
-        found = [answer for child in list(self._children.values()) if (answer := child.ask())]
-        if found:
-            whole = merged([*found, *self._past])
-            self._last = {**whole, "pid": os.getpid(), "workers": len(found)}
+        with self._lock:
+            present, before = list(self._children.values()), list(self._replaced)
+            past = list(self._past)
+        answers: list[_Child] = []
+        silent: list[_Child] = []
+        for child in present:
+            (answers if child.ask() else silent).append(child)
+        others = [child for child in before if child.ask()]
+        if answers or (self._ending and others):
+            whole = merged(
+                [
+                    *(child.last for child in (*answers, *silent) if child.last),
+                    *(replaced(child.last) for child in before if child.last),
+                    *past,
+                ]
+            )
+            own = {"pid": os.getpid(), "workers": len(answers), "started": self._started}
+            self._last = shown({**whole, **own})
         return self._last
 
     def _look(self) -> None:
         """End when nothing has been open for long enough."""
-        assert self._exit_idle is not None
+        self._looks = False
+        if self._exit_idle is None:
+            return
         connections = self.snapshot()["connections"]
         quiet = not connections["active"] and connections["accepted"] == self._accepted
         self._accepted = connections["accepted"]
@@ -238,6 +380,7 @@ class _Supervisor:
         if self._idle_for >= _LOOKS:
             self.terminate()
         else:
+            self._looks = True
             self.loop.later(self._exit_idle / _LOOKS, self._look)
 
     def run(self) -> bool:
@@ -247,24 +390,15 @@ class _Supervisor:
 
     def kill(self) -> None:
         """End those that are left."""
-        for child in self._children.values():
-            child.control.close()
+        if self._reloads is not None:
+            self._reloads.close()
+        for child in self._all:
+            child.close()
             try:
                 os.kill(child.pid, signal.SIGKILL)
                 os.waitpid(child.pid, 0)
             except (ProcessLookupError, ChildProcessError):
                 pass
-
-
-def _ended(snapshot: Snapshot) -> Snapshot:
-    """Return what stays of a worker that is gone: all that is counted, nothing that is open."""
-    ended = json.loads(json.dumps(snapshot))
-    ended["connections"].update(active=0, max=0)
-    ended["pipes"].update(borrowed=0, kept=0)
-    for one in (*ended["upstreams"], *ended["mirrors"]):
-        one["active"] = 0
-    found: Snapshot = ended
-    return found
 
 
 class _Remote:
@@ -294,17 +428,24 @@ class _Remote:
                 worker.terminate()
             elif word == _RELOAD[0]:
                 worker.reload()
+            elif word == _REPLACE[0]:
+                worker.be_replaced()
             else:
-                self._answer()
+                self._asked += 1
+                # after what it was told before, which is done after the batch
+                worker.loop.after(partial(self._answer, self._asked))
 
-    def _answer(self) -> None:
-        self._asked += 1
+    def part(self) -> None:
+        """Tell the last that there is to tell."""
+        self._answer(0)
+
+    def _answer(self, number: int) -> None:
         text = json.dumps(self._worker.snapshot()).encode()
         # a few KiB, into a socket that holds 200: the supervisor reads it, or has gone
         self._control.setblocking(True)
         self._control.settimeout(_PATIENCE)
         try:
-            self._control.sendall(_HEAD.pack(self._asked, len(text)) + text)
+            self._control.sendall(_HEAD.pack(number, len(text)) + text)
         except OSError:
             pass
         finally:
@@ -312,32 +453,26 @@ class _Remote:
 
 
 def supervise(
+    loop: Loop,
+    front: Front,
     plans: list[Plan],
     listeners: list[list[list[Listener]]],
     operation: Operation,
-    told: Callable[[str], None],
+    told: Told,
     shows: Shows | None,
-) -> None:
+    book: Book | None,
+) -> bool:
     """Serve by several processes until a signal asks for the end.
 
-    Raises: UsageError   metrics, user or group.
-            Interrupted  asked twice.
+    Returns: whether it was asked twice.
     """
-    loop = Loop()
-    front = Front(loop, operation, told)
+    supervisor = _Supervisor(loop, front, plans, listeners, operation, told, book)
+    front.begin(supervisor.snapshot)
+    restore = front.listen_to_signals(supervisor.terminate, supervisor.reload)
     try:
-        supervisor = _Supervisor(loop, front, plans, listeners, operation, told)
-        front.begin(supervisor.snapshot)
-        restore = front.listen_to_signals(supervisor.terminate, supervisor.reload)
-        try:
-            supervisor.start()
-            front.ready(shows)
-            at_once = supervisor.run()
-        finally:
-            supervisor.kill()
-            restore()
+        supervisor.start()
+        front.ready(shows)
+        return supervisor.run()
     finally:
-        front.close()
-        loop.close()
-    if at_once:
-        raise Interrupted(front.asked[-1])
+        supervisor.kill()
+        restore()

@@ -1,0 +1,231 @@
+"""What a person and an init system see of a process that serves proxies, whoever serves.
+
+Signals, the user that it runs as, metrics, status, display, and what the service manager is told.
+Knows nothing of connections; what happens is told by snapshots.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+
+from zpipe.errors import UsageError
+from zpipe.proxy.listening import number_of
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable
+    from typing import Protocol
+
+    from zpipe.proxy.counters import Snapshot
+    from zpipe.proxy.loop import Loop
+    from zpipe.proxy.metrics import Collects, MetricsServer
+    from zpipe.proxy.notify import Notifier
+    from zpipe.proxy.settings import Operation
+    from zpipe.proxy.status import StatusSocket
+
+    class Display(Protocol):
+        """What shows a person how it goes."""
+
+        def line(self) -> str:
+            """Return one line of status, for the service manager."""
+
+        def lines(self) -> list[str]:
+            """Return what is told to whoever asks by SIGUSR1."""
+
+        def close(self) -> None:
+            """Take it away."""
+
+    Shows = Callable[[Loop, Callable[[], Snapshot]], Display]
+    Told = Callable[[str], None]
+
+
+class Front:
+    """What a person and an init system see of it, whoever serves.
+
+    Made before anything that is to belong to --user and --group; then `begin`, what listens to
+    signals, and `ready`, in this order. `stopping` is called with each signal that asks for the
+    end, and `collectors` make metrics beside those of the proxies.
+
+    Raises: UsageError  the address of the metrics, the user or the group.
+    """
+
+    def __init__(
+        self,
+        loop: Loop,
+        operation: Operation,
+        told: Told,
+        *,
+        stopping: Callable[[int], None] | None = None,
+        collectors: Iterable[Collects] = (),
+    ):
+        self._loop = loop
+        self._told = told
+        self._stopping = stopping
+        self._metrics: MetricsServer | None = None
+        self._status: StatusSocket | None = None
+        self._notifier: Notifier | None = None
+        self._display: Display | None = None
+        self._snapshots: Callable[[], Snapshot] | None = None
+        self.asked: list[int] = []
+        if operation.metrics is not None:
+            from zpipe.proxy.metrics import MetricsServer
+
+            self._metrics = MetricsServer(operation.metrics, self._snapshot, collectors)
+        try:
+            drop_rights(operation)
+        except BaseException:
+            if self._metrics is not None:
+                self._metrics.close()
+            raise
+
+    def _snapshot(self) -> Snapshot:
+        if self._snapshots is None:
+            raise RuntimeError("nothing is served yet")
+        return self._snapshots()
+
+    def begin(self, snapshots: Callable[[], Snapshot]) -> None:
+        """Begin to answer whoever asks what happens."""
+        from zpipe.proxy.notify import Notifier
+        from zpipe.proxy.status import StatusSocket
+
+        self._snapshots = snapshots
+        self._status = StatusSocket(self._loop, snapshots)
+        self._notifier = Notifier.from_environment()
+
+    def ready(self, shows: Shows | None) -> None:
+        """Say that it serves: signals are heard by now."""
+        if shows is not None and self._snapshots is not None:
+            self._display = shows(self._loop, self._snapshots)
+        if self._notifier is not None:
+            self._notifier.ready(self._line())
+        self._guard()
+
+    def _line(self) -> str:
+        return self._display.line() if self._display is not None else ""
+
+    def _guard(self) -> None:
+        notifier = self._notifier
+        if notifier is not None and notifier.watchdog_interval is not None:
+            notifier.watchdog()
+            notifier.status(self._line())
+            self._loop.later(notifier.watchdog_interval, self._guard)
+
+    def listen_to_signals(
+        self, terminate: Callable[[], None], reload: Callable[[Callable[[], None]], None]
+    ) -> Callable[[], None]:
+        """Have signals handled in the loop; returns what restores them.
+
+        `reload` calls what it is given when it is done.
+        """
+        notifier = self._notifier
+        assert notifier is not None
+
+        def on_end(number: int) -> None:
+            self.asked.append(number)
+            if len(self.asked) == 1:
+                notifier.stopping()
+            if self._stopping is not None:
+                self._stopping(number)
+            terminate()
+
+        def on_reload(number: int) -> None:
+            if not self.asked:
+                notifier.reloading()
+            reload(on_reloaded)
+
+        def on_reloaded() -> None:
+            if not self.asked:
+                notifier.ready(self._line())
+
+        def on_question(number: int) -> None:
+            for text in self._display.lines() if self._display is not None else [""]:
+                self._told(text)
+
+        handlers = {
+            signal.SIGTERM: on_end,
+            signal.SIGINT: on_end,
+            signal.SIGHUP: on_reload,
+            signal.SIGUSR1: on_question,
+        }
+        before = {}
+        for number, handler in handlers.items():
+            if signal.getsignal(number) is not signal.SIG_IGN:
+                before[number] = signal.signal(
+                    number,
+                    lambda number, _, call=handler: self._loop.soon(lambda: call(number)),  # type: ignore[misc]
+                )
+        woken = signal.set_wakeup_fd(self._loop.wakeup_fd, warn_on_full_buffer=False)
+
+        def restore() -> None:
+            signal.set_wakeup_fd(woken)
+            for number, handler in before.items():
+                signal.signal(number, handler)
+
+        return restore
+
+    def forget(self) -> None:
+        """Close what a forked process has of it, so that it ends with the one that serves it."""
+        if self._metrics is not None:
+            self._metrics.forget()
+        if self._status is not None:
+            self._status.forget()
+
+    def close(self) -> None:
+        """Take everything away."""
+        if self._display is not None:
+            self._display.close()
+        if self._metrics is not None:
+            self._metrics.close()
+        if self._status is not None:
+            self._status.close()
+        if self._notifier is not None:
+            self._notifier.close()
+
+
+def drop_rights(operation: Operation) -> None:
+    """Become another user and group, for good.
+
+    Raises: UsageError  there is none of this name, or this process may not.
+    """
+    if operation.user is None and operation.group is None:
+        return
+    import pwd
+
+    user = group = None
+    if os.geteuid() != 0 and _is_already(operation):
+        return
+    try:
+        if operation.user is not None:
+            name = operation.user
+            entry = pwd.getpwuid(int(name)) if name.isdecimal() else pwd.getpwnam(name)
+            user, group = entry.pw_uid, entry.pw_gid
+    except KeyError:
+        if not operation.user or not operation.user.isdecimal():
+            raise UsageError(f"--user: no user is named {operation.user}") from None
+        if operation.group is None:
+            raise UsageError(
+                f"--user {operation.user}: is no user that has a group: give --group"
+            ) from None
+        user = int(operation.user)
+    if operation.group is not None:
+        group = number_of("group", operation.group)
+        if group is None:
+            raise UsageError(f"--group: no group is named {operation.group}")
+    try:
+        os.setgroups([group] if group is not None else [])
+        if group is not None:
+            os.setresgid(group, group, group)
+        if user is not None:
+            os.setresuid(user, user, user)
+    except OSError as error:
+        what = f"--user {operation.user}" if operation.user else f"--group {operation.group}"
+        raise UsageError(f"{what}: change to it: {os.strerror(error.errno or 0)}") from error
+
+
+def _is_already(operation: Operation) -> bool:
+    """Tell whether a process without rights is what it is asked to become."""
+    user, group = operation.user, operation.group
+    return (user is None or number_of("user", user) == os.geteuid()) and (
+        group is None or number_of("group", group) == os.getegid()
+    )
