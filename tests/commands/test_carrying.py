@@ -164,7 +164,9 @@ def test_a_dry_run_is_the_plan_and_nothing_else(
 ) -> None:
     carry(lambda: pair("b", "x", Wishes()), Shown(dry_run=True))
     shown = capfd.readouterr()
-    assert shown.out.startswith("b ── ")
+    head, row = shown.out.splitlines()[:2]
+    assert head.startswith("HOP ")
+    assert row.startswith("b -> x ")
     assert shown.err == ""
     assert not (folder / "x").exists()
 

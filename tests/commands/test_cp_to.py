@@ -287,9 +287,8 @@ def test_nothing_comes_of_what_is_refused(
 def test_several_wishes_of_one_reading_in_a_plan(folder: Path) -> None:
     done = cp(folder, "--dry-run", "b", to=("x", "exec:touch y", "tcp://127.0.0.1:1"))
     assert (done.returncode, done.stderr) == (0, b"")
-    text = done.stdout.decode()
-    for line in ("b ── tee ──▶ x", "b ── tee ──▶ exec:touch y", "b ── tee ──▶ tcp://127.0.0.1:1"):
-        assert line in text
+    row = done.stdout.decode().splitlines()[1]
+    assert row.split("  ")[:2] == ["b -> x, exec:touch y, tcp://127.0.0.1:1", "tee"]
     assert names(folder) == ["a", "b"]
 
 

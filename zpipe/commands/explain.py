@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from zpipe.graph.draw import draw
 from zpipe.units import format_duration, format_size
 
 TYPE_CHECKING = False
@@ -10,8 +9,6 @@ if TYPE_CHECKING:
     from collections.abc import Iterable
 
     from zpipe.engine.report import HopReport, OutletReport, Report
-    from zpipe.facts import FdFacts
-    from zpipe.graph.model import Graph, Wishes
     from zpipe.movers.contract import Cost
     from zpipe.plan.choice import HopPlan
 
@@ -23,9 +20,8 @@ def planned(source: str, sink: str, plan: HopPlan) -> str:
     first = plan.first
     lines = [f"{source} ── {first.name} ──▶ {sink}"]
     lines += rows("plan", [first.summary])
-    lines += rows("refused", _refused(plan))
-    others = [candidate.name for candidate in plan.candidates[1:]]
-    lines += rows("else", [", ".join(others)] if others else [])
+    lines += rows("refused", reasons(plan))
+    lines += rows("else", others(plan))
     lines += rows("cost", _cost(first.cost))
     lines += rows("route", plan.notes)
     lines += rows("caveat", [first.caveat] if first.caveat else [])
@@ -47,63 +43,6 @@ def happened(report: Report) -> str:
         ],
     )
     return "\n".join(lines)
-
-
-def foreseen(graph: Graph) -> str:
-    """Return the plan of a graph of which nothing is opened, connected or created.
-
-    Raises: TransferError, UsageError  an end is certain to be refused.
-    """
-    from zpipe.endpoints import kind_of
-    from zpipe.errors import UsageError
-    from zpipe.graph.check import check
-    from zpipe.plan.choice import choose
-    from zpipe.plan.fan import choose_fan, judge, needs_fan
-
-    problems = check(graph)
-    if problems:
-        raise UsageError(*problems)
-    lines = []
-    labels = {}
-    for stream in graph.streams():
-        parts = any("split_size" in to.endpoint.options for to in stream.sinks)
-        judge(stream.wishes[0], stream.policies, parts=parts)
-        for node, wishes in zip(stream.sources, stream.wishes, strict=True):
-            source = _as_wished(
-                kind_of(node.endpoint.kind).preview(node.endpoint, sink=False), wishes, sink=False
-            )
-            sinks = []
-            for to in stream.sinks:
-                facts = kind_of(to.endpoint.kind).preview(to.endpoint, sink=True)
-                sinks.append(_as_wished(facts, wishes, sink=True))
-                if source.on_disk and source.identity == facts.identity:
-                    raise UsageError(
-                        f"{to.endpoint.text}: is the source itself:"
-                        " a file cannot be copied onto itself"
-                    )
-            if needs_fan(stream.policies, parts=parts):
-                plan = choose_fan(source, sinks, wishes)
-            else:
-                plan = choose(source, sinks[0], wishes)
-            for to in stream.sinks:
-                labels[node.id, to.id] = plan.first.name
-            more = planned(node.endpoint.text, "", plan).splitlines()[1:]
-            if len(stream.sources) > 1:
-                lines.append(f"  {node.endpoint.text}:")
-            lines += more
-    return "\n".join([draw(graph, labels), *lines])
-
-
-def _as_wished(facts: FdFacts, wishes: Wishes, *, sink: bool) -> FdFacts:
-    """Return the likely facts of an end once it is opened as the user wishes."""
-    from zpipe.values import replace
-
-    if sink and wishes.append:
-        return replace(facts, append=True, fresh=False)
-    if not sink and wishes.offset and facts.position is not None and facts.size is not None:
-        rest = max(0, facts.position + facts.size - wishes.offset)
-        return replace(facts, position=wishes.offset, size=rest)
-    return facts
 
 
 def _hop(hop: HopReport, *, several: bool) -> list[str]:
@@ -143,7 +82,13 @@ def _output(outlet: OutletReport) -> str:
     return text
 
 
-def _refused(plan: HopPlan) -> list[str]:
+def others(plan: HopPlan) -> list[str]:
+    """Return the movers that are tried when the first one does not serve, in a text; or nothing."""
+    names = [candidate.name for candidate in plan.candidates[1:]]
+    return [", ".join(names)] if names else []
+
+
+def reasons(plan: HopPlan) -> list[str]:
     """Return a text for each reason, with all the movers that have it."""
     by_reason: dict[str, list[str]] = {}
     for refusal in plan.refusals:
@@ -155,16 +100,17 @@ def _cost(cost: Cost) -> list[str]:
     return [
         f"{_times(cost.cpu_copies, 'CPU copy', 'CPU copies')} and"
         f" {_times(cost.dma_copies, 'DMA copy', 'DMA copies')} of each byte, by the model",
-        f"about {_number(cost.syscalls_per_mib)} system calls and"
-        f" {_number(cost.switches_per_mib)} switches between user and kernel mode per MiB",
+        f"about {number(cost.syscalls_per_mib)} system calls and"
+        f" {number(cost.switches_per_mib)} switches between user and kernel mode per MiB",
     ]
 
 
 def _times(count: float, one: str, many: str) -> str:
-    return f"{_number(count) if count else 'no'} {one if count == 1 else many}"
+    return f"{number(count) if count else 'no'} {one if count == 1 else many}"
 
 
-def _number(value: float) -> str:
+def number(value: float) -> str:
+    """Return a number of copies or calls for people: two digits at the most below 10."""
     return f"{value:.2g}" if value < 10 else f"{value:.0f}"
 
 

@@ -346,13 +346,15 @@ class Fan:
         stalled = self._stall_deadline(began)
         if stalled is not None:
             timeout = min(timeout, max(0.0, stalled - began))
+        report = self._intake.report if self._intake is not None else None
+        if report is not None:
+            report.waits = (cause, began)
         try:
             fired = self._waiter.sleep(interests, timeout) or {}
         finally:
             now = time.monotonic()
-            if self._intake is not None:
-                waited = self._intake.report.waited
-                waited[cause] = waited.get(cause, 0.0) + now - began
+            if report is not None:
+                report.end_wait(now)
         if not fired:
             if stalled is not None and now >= stalled:
                 raise self._stalled(source)
@@ -410,7 +412,9 @@ class Fan:
         self._halt()
         span = f"{self._wishes.stall_timeout:g} s"
         if source is not None:
-            return StalledError(f"{source.name}: no data came for {span}; {self._outcome()}")
+            stalled = StalledError(f"{source.name}: no data came for {span}; {self._outcome()}")
+            stalled.of_source = True
+            return stalled
         return StalledError(f"{', '.join(slow)}: took no data for {span}; {self._outcome()}")
 
     # What goes wrong
