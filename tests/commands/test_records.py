@@ -61,6 +61,26 @@ def test_a_copy_is_a_start_a_hop_and_an_end(folder: Path) -> None:
     assert end["seconds"] >= hop["seconds"] > 0
 
 
+def test_records_of_hops_name_their_nodes(folder: Path) -> None:
+    start, hop, end = records(zpipe("cp", "--json", "b", "x", cwd=folder).stderr)
+    for record in (start, hop):
+        assert (record["from"], record["to"]) == ("source", ["sink"])
+    assert hop["state"] == "done"
+    assert end["processes"] == []
+
+
+def test_the_last_state_of_what_did_not_reach_its_end(folder: Path) -> None:
+    *_, last, error = records(zpipe("cp", "--json", "b", "/dev/full", cwd=folder).stderr)
+    assert types([last, error]) == ["progress", "error"]
+    assert (last["bytes"], last["state"]) == (0, "failed")
+
+
+def test_processes_are_told_with_how_they_ended(folder: Path) -> None:
+    end = records(zpipe("cp", "--json", "exec:cat b", "y", cwd=folder).stderr)[-1]
+    (process,) = end["processes"]
+    assert (process["name"], process["node"], process["status"]) == ("exec:cat b", "source", 0)
+
+
 def test_the_caveat_of_references_is_told(folder: Path) -> None:
     start = records(zpipe("cp", "--json", "b", "-", cwd=folder).stderr)[0]
     assert "by reference" in start["caveat"]

@@ -4,18 +4,19 @@ from __future__ import annotations
 
 import os
 
-from zpipe.commands.speaking import encoded, show, tell
+from zpipe.commands.speaking import show, tell
 from zpipe.engine.feedback import Feedback
 from zpipe.engine.run import run
 from zpipe.engine.stop import Signals
-from zpipe.errors import ConsumerGone, ZpipeError, open_failed
+from zpipe.errors import ZpipeError
 from zpipe.values import Value
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
 
     from zpipe.commands.progress import Display
+    from zpipe.commands.records import Records
     from zpipe.engine.report import Fallback, HopReport, OutletReport, Report
     from zpipe.graph.model import Graph
 
@@ -37,7 +38,14 @@ class Shown(Value):
     interval: float | None = None
 
 
-class Console(Feedback):
+class Speaker(Feedback):
+    """Tells people of a run."""
+
+    def close(self) -> None:
+        """Leave the terminal as it was found."""
+
+
+class Console(Speaker):
     """Speaks on stderr: what the engine says, status lines, progress and explanations."""
 
     def __init__(self, shown: Shown):
@@ -91,7 +99,6 @@ class Console(Feedback):
             show(happened(report))
 
     def close(self) -> None:
-        """Leave the terminal as it was found."""
         self._clear()
 
     def _clear(self) -> None:
@@ -152,54 +159,52 @@ class Several(Feedback):
             each.closed(report)
 
 
-def carry(make: Callable[[], Graph], shown: Shown) -> None:
-    """Make a graph and carry it out, and show what was asked for.
+def carry(
+    make: Callable[[], Graph],
+    shown: Shown,
+    *,
+    speaker: Callable[[Shown], Speaker] = Console,
+    records: Sequence[Records] = (),
+) -> None:
+    """Make a graph and carry it out, and show what was asked for; `records` are told, too.
 
     Raises: ZpipeError  whatever went wrong; the JSON stream has told it already.
     """
-    console: Console | None = None
-    listeners: list[Feedback] = []
-    records = None
+    console: Speaker | None = None
+    on_stderr = False
     if shown.json:
-        from zpipe.commands.records import Records
+        from zpipe.commands.records import Lines, Records
 
-        records = Records(2 if shown.json_fd is None else shown.json_fd)
-        listeners.append(records)
+        on_stderr = shown.json_fd is None
+        records = [*records, Records(Lines(2 if shown.json_fd is None else shown.json_fd))]
+    feedback: list[Feedback] = [*records]
     try:
         graph = make()
         if shown.dry_run:
-            from zpipe.commands.explain import foreseen
+            from zpipe.commands.plan_table import show_plan
+            from zpipe.engine.forecast import forecast
 
-            _print_plan(foreseen(graph))
+            show_plan(forecast(graph), json=shown.json and shown.json_fd is None)
             return
-        if records is None or shown.json_fd is not None:
-            console = Console(shown)
-            listeners.insert(0, console)
+        if not on_stderr:
+            console = speaker(shown)
+            feedback.insert(0, console)
             if shown.stats:
                 from zpipe.commands.stats import Stats
 
-                listeners.append(Stats(shown.interval, console.said))
-        feedback = listeners[0] if len(listeners) == 1 else Several(*listeners)
+                feedback.append(Stats(shown.interval, console.said))
         with Signals() as stop:
-            run(graph, feedback=feedback, stop=stop)
+            run(
+                graph, feedback=feedback[0] if len(feedback) == 1 else Several(*feedback), stop=stop
+            )
     except ZpipeError as error:
-        if records is not None:
-            records.ended_by(error)
-            error.told = error.told or shown.json_fd is None
+        for each in records:
+            each.ended_by(error)
+        error.told = error.told or on_stderr
         raise
     finally:
         if console is not None:
             console.close()
-
-
-def _print_plan(text: str) -> None:
-    """Write to standard output. Raises: TransferError, ConsumerGone  it took nothing."""
-    try:
-        os.write(1, encoded(text))
-    except BrokenPipeError:
-        raise ConsumerGone("standard output: write: nobody reads it") from None
-    except OSError as error:
-        raise open_failed("standard output", "write", error) from error
 
 
 def _display(shown: Shown) -> Display | None:

@@ -28,9 +28,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
 
     from zpipe.proxy.counters import Snapshot
-    from zpipe.proxy.listening import Listener
     from zpipe.proxy.loop import Loop
-    from zpipe.proxy.service import Plan
     from zpipe.proxy.settings import Upstream
 
 EXAMPLES = """\b
@@ -335,15 +333,9 @@ _OPERATION = _section(
 @_TIMEOUTS
 @_OPERATION
 @click.pass_context
-def proxy_command(ctx: click.Context, /, upstreams: tuple[Upstream, ...], **options: Any) -> None:
+def proxy_command(ctx: click.Context, /, **options: Any) -> None:
     """Collect the wishes, open what is listened at, and serve."""
-    given = {
-        name
-        for name in options
-        if ctx.get_parameter_source(name) is click.core.ParameterSource.COMMANDLINE
-    }
-    _no_contradiction(upstreams, given, options)
-    settings = _settings(upstreams, options)
+    settings = settings_of(ctx)
     if options["stdio"]:
         from zpipe.proxy.stdio import join
 
@@ -352,29 +344,32 @@ def proxy_command(ctx: click.Context, /, upstreams: tuple[Upstream, ...], **opti
     operation = _operation(options)
 
     from zpipe.commands.proxy_progress import ProxyProgress
-    from zpipe.proxy.listening import close_all, open_listeners, passed
-    from zpipe.proxy.resolver import resolve_first
+    from zpipe.commands.serving import Opened
     from zpipe.proxy.server import serve
-    from zpipe.proxy.service import Plan
 
-    plan = Plan(settings)
-    resolve_first(plan.targets)
-    places = settings.listen
-    if not places and not passed():
-        places = (_default(plan),)
-    listeners = open_listeners(places, workers=operation.workers)
+    with Opened([settings], operation.workers) as opened:
 
-    def shows(loop: Loop, snapshot: Callable[[], Snapshot]) -> ProxyProgress:
-        # it is called once nothing can be refused any more
-        if not operation.quiet:
-            tell(f"proxy: {_summary(settings, listeners[0])}")
-        return ProxyProgress(loop, snapshot, operation.progress, operation.quiet)
+        def shows(loop: Loop, snapshot: Callable[[], Snapshot]) -> ProxyProgress:
+            # it is called once nothing can be refused any more
+            if not operation.quiet:
+                for text in opened.summaries():
+                    tell(text)
+            return ProxyProgress(loop, snapshot, operation.progress, operation.quiet)
 
-    try:
-        _no_loop(listeners[0], plan)
-        serve([plan], [listeners], operation, tell, shows)
-    finally:
-        close_all(listeners)
+        serve(opened.plans, opened.listeners, operation, tell, shows)
+
+
+def settings_of(ctx: click.Context) -> Settings:
+    """Return what a command line asks for. Raises: UsageError  it contradicts itself."""
+    options = dict(ctx.params)
+    upstreams = options.pop("upstreams")
+    given = {
+        name
+        for name in options
+        if ctx.get_parameter_source(name) is click.core.ParameterSource.COMMANDLINE
+    }
+    _no_contradiction(upstreams, given, options)
+    return _settings(upstreams, options)
 
 
 def _no_contradiction(
@@ -498,43 +493,6 @@ def _known_names(user: str | None, group: str | None) -> None:
             raise UsageError(f"proxy: --{what}: no {what} is named {name}")
         if os.geteuid() != 0 and number != own:
             raise UsageError(f"proxy: --{what} {name}: only root may become another {what}")
-
-
-def _default(plan: Plan) -> Address:
-    """Return 127.0.0.1 with the port of the first upstream. Raises: UsageError."""
-    if not plan.settings.upstreams:
-        raise UsageError("proxy: no address to listen at: give --listen")
-    first = plan.targets[0]
-    address = first.upstream.address
-    if address.kind != "tcp":
-        raise UsageError(f"{address.text}: has no port to listen at: give --listen")
-    host = "127.0.0.1"
-    if any(place[0] in (host, "0.0.0.0") for _, place in first.addresses):
-        raise UsageError(f"{address.text}: is on this machine, at the same port: give --listen")
-    return Address("tcp", f"{host}:{address.port}", host=host, port=address.port)
-
-
-def _no_loop(listeners: list[Listener], plan: Plan) -> None:
-    """Raise: UsageError  an upstream or a mirror is the proxy itself."""
-    from zpipe.proxy.listening import leads_to
-
-    for target in plan.targets:
-        for listener in listeners:
-            if any(leads_to(listener, *place) for place in target.addresses):
-                raise UsageError(f"{target.name}: is the proxy itself, at {listener.address}")
-
-
-def _summary(settings: Settings, listeners: list[Listener]) -> str:
-    """Return `127.0.0.1:5432 -> 10.0.0.1:5432`."""
-    sources = ", ".join(listener.address for listener in listeners)
-    targets = [
-        f"{upstream.address.text} ({route.pattern})"
-        for route in settings.routes
-        for upstream in route.upstreams
-    ]
-    targets += [upstream.address.text for upstream in settings.route_default or settings.upstreams]
-    mirrors = ", ".join(mirror.address.text for mirror in settings.mirrors)
-    return f"{sources} -> {', '.join(targets)}{'; mirror ' + mirrors if mirrors else ''}"
 
 
 COMMAND: click.Command = proxy_command

@@ -133,7 +133,7 @@ def _narrowed(shown: View, width: int) -> View:
             shown.notes,
         )
     room = max(_SHORTEST, _widths(shown)[0] - max(0, _width(shown) - width))
-    rows = [(_cut(row[0], room), *row[1:]) for row in shown.rows]
+    rows = [(cut(row[0], room), *row[1:]) for row in shown.rows]
     return View(shown.head, shown.columns, rows, shown.notes)
 
 
@@ -141,7 +141,8 @@ def _width(shown: View) -> int:
     return sum(_widths(shown)) + _GAP * (len(shown.columns) - 1)
 
 
-def _cut(name: str, room: int) -> str:
+def cut(name: str, room: int) -> str:
+    """Return a name that has room."""
     return name if len(name) <= room else f"{name[: room - 1]}\u2026"
 
 
@@ -310,9 +311,13 @@ class ProxyProgress:
             self._timer = loop.later(_INTERVAL, self._tick)
 
     def line(self) -> str:
-        """Return one line, for SIGUSR1; with the rates since the last one or the last display."""
+        """Return one line, with the rates since the last one or the last display."""
         snapshot, past = self._look()
         return line(snapshot, past)
+
+    def lines(self) -> list[str]:
+        """Return what SIGUSR1 asks for."""
+        return [self.line()]
 
     def close(self) -> None:
         """Take away what would be in the way of the next line."""
