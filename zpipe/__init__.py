@@ -7,19 +7,40 @@ The library on one screen:
     >>> report.moved > 0
     True
 
-`copy` moves one source to one sink; `run` carries out a `Graph`; both return a `Report` that
-says what really happened. `copy_tree` copies files and trees with their attributes. Errors derive
-from `ZpipeError` and carry the exit status that the command line would end with. Names load on
-first use, so that `import zpipe` stays cheap.
+`copy` moves one source to one sink or to several; `run` carries out a `Graph`, such as that of a
+recipe (`load_recipe`); both return a `Report` that says what really happened. `copy_tree` copies
+files and trees with their attributes.
+
+The mechanisms themselves: `FileChannel` and its `MappedBuffer`; `DirectBuffer` and `BufferPool` for
+O_DIRECT; `CompositeBuffer`, `wrap` and `FileRegion`, views without copying; `SharedBuffer`, a ring
+between two processes.
+
+Errors derive from `ZpipeError` and carry the exit status that the command line would end with.
+Names load on first use, so that `import zpipe` stays cheap.
 """
 
 from __future__ import annotations
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from zpipe.channel.composite import CompositeBuffer as CompositeBuffer
+    from zpipe.channel.composite import debug_leaks as debug_leaks
+    from zpipe.channel.composite import wrap as wrap
+    from zpipe.channel.direct import BufferPool as BufferPool
+    from zpipe.channel.direct import DirectBuffer as DirectBuffer
+    from zpipe.channel.file import FileChannel as FileChannel
+    from zpipe.channel.lock import FileLock as FileLock
+    from zpipe.channel.mapped import MapMode as MapMode
+    from zpipe.channel.mapped import MappedBuffer as MappedBuffer
+    from zpipe.channel.parts import FileRegion as FileRegion
+    from zpipe.channel.shared import SharedBuffer as SharedBuffer
+    from zpipe.channel.shared import SharedBufferPool as SharedBufferPool
+    from zpipe.channel.transfer import Transferred as Transferred
     from zpipe.engine.copy import copy as copy
     from zpipe.engine.report import Report as Report
     from zpipe.engine.run import run as run
+    from zpipe.errors import OutputsDropped as OutputsDropped
+    from zpipe.errors import SourceTruncated as SourceTruncated
     from zpipe.errors import StalledError as StalledError
     from zpipe.errors import TransferError as TransferError
     from zpipe.errors import UsageError as UsageError
@@ -28,6 +49,8 @@ if TYPE_CHECKING:
     from zpipe.graph.model import Edge as Edge
     from zpipe.graph.model import Graph as Graph
     from zpipe.graph.model import Node as Node
+    from zpipe.recipe.load import load_recipe as load_recipe
+    from zpipe.recipe.problems import RecipeError as RecipeError
     from zpipe.tree.copy import TreeFailed as TreeFailed
     from zpipe.tree.report import TreeReport as TreeReport
     from zpipe.tree.run import copy_tree as copy_tree
@@ -35,20 +58,37 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 
 _HOMES = {
+    "CompositeBuffer": "zpipe.channel.composite",
+    "debug_leaks": "zpipe.channel.composite",
+    "wrap": "zpipe.channel.composite",
+    "BufferPool": "zpipe.channel.direct",
+    "DirectBuffer": "zpipe.channel.direct",
+    "FileChannel": "zpipe.channel.file",
+    "FileLock": "zpipe.channel.lock",
+    "MapMode": "zpipe.channel.mapped",
+    "MappedBuffer": "zpipe.channel.mapped",
+    "FileRegion": "zpipe.channel.parts",
+    "SharedBuffer": "zpipe.channel.shared",
+    "SharedBufferPool": "zpipe.channel.shared",
+    "Transferred": "zpipe.channel.transfer",
     "copy": "zpipe.engine.copy",
-    "run": "zpipe.engine.run",
-    "copy_tree": "zpipe.tree.run",
-    "TreeReport": "zpipe.tree.report",
-    "TreeFailed": "zpipe.tree.copy",
     "Report": "zpipe.engine.report",
+    "run": "zpipe.engine.run",
+    "OutputsDropped": "zpipe.errors",
+    "SourceTruncated": "zpipe.errors",
+    "StalledError": "zpipe.errors",
+    "TransferError": "zpipe.errors",
+    "UsageError": "zpipe.errors",
+    "VerifyError": "zpipe.errors",
+    "ZpipeError": "zpipe.errors",
+    "Edge": "zpipe.graph.model",
     "Graph": "zpipe.graph.model",
     "Node": "zpipe.graph.model",
-    "Edge": "zpipe.graph.model",
-    "ZpipeError": "zpipe.errors",
-    "UsageError": "zpipe.errors",
-    "TransferError": "zpipe.errors",
-    "VerifyError": "zpipe.errors",
-    "StalledError": "zpipe.errors",
+    "RecipeError": "zpipe.recipe.problems",
+    "TreeFailed": "zpipe.tree.copy",
+    "TreeReport": "zpipe.tree.report",
+    "copy_tree": "zpipe.tree.run",
+    "load_recipe": "zpipe.recipe.load",
 }
 
 

@@ -21,17 +21,22 @@ def alignment(fd: int) -> int:
 
     Asks statx(2) (STATX_DIOALIGN, Linux 6.1); 4096 where it gives none.
     """
+    return told_alignment(fd) or ASSUMED_ALIGNMENT
+
+
+def told_alignment(fd: int) -> int | None:
+    """Return the alignment that statx(2) tells; None: the kernel or the filesystem tells none."""
     import ctypes
 
     from zpipe.kernel.libc import libc
 
     buffer = ctypes.create_string_buffer(_STATX_SIZE)
     if libc().statx(fd, b"", AT_EMPTY_PATH, STATX_DIOALIGN, buffer) != 0:
-        return ASSUMED_ALIGNMENT
+        return None
     (mask,) = struct.unpack_from("I", buffer, _MASK)
     memory, offset = struct.unpack_from("II", buffer, _DIO_MEM_ALIGN)
     if not mask & STATX_DIOALIGN or not offset:
-        return ASSUMED_ALIGNMENT
+        return None
     return int(max(memory, offset))
 
 

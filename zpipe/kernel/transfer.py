@@ -46,6 +46,21 @@ def splice_at(src: int, offset: int, dst: int, count: int) -> int:
     return os.splice(src, dst, count, offset_src=offset, flags=SPLICE_F_NONBLOCK)
 
 
+def splice_between(
+    src: int, src_offset: int | None, dst: int, dst_offset: int | None, count: int
+) -> int:
+    """Move up to `count` bytes between two fds, one of them a pipe, waiting where they block.
+
+    An offset of None is the fd's own position, which moves; a pipe has none. Retries EINTR.
+
+    Returns: bytes moved, 1..count; 0 only at end of input.
+    Raises: BlockingIOError  one of them is empty or full, and one of them does not block.
+            OSError          EINVAL: fd type or O_APPEND sink refused; ESPIPE: no offsets there.
+    Source: splice(2).
+    """
+    return os.splice(src, dst, count, offset_src=src_offset, offset_dst=dst_offset)
+
+
 def tee(src: int, dst: int, count: int) -> int:
     """Duplicate up to `count` bytes from the head of one pipe into another; nothing is consumed.
 
@@ -90,6 +105,28 @@ def sendfile(src: int, dst: int, count: int) -> int:
     Source: sendfile(2).
     """
     return os.sendfile(dst, src, None, count)
+
+
+def sendfile_at(src: int, offset: int, dst: int, count: int) -> int:
+    """Send up to `count` bytes of a file, from `offset` on, to any fd that can be spliced to.
+
+    The source's position stays. Answers and errors are those of `sendfile`.
+    """
+    return os.sendfile(dst, src, offset, count)
+
+
+def copy_file_range_at(
+    src: int, src_offset: int | None, dst: int, dst_offset: int | None, count: int
+) -> int:
+    """Copy up to `count` bytes between two regular files; None: at the file's own position.
+
+    Answers and errors are those of `copy_file_range`.
+    """
+    while True:
+        try:
+            return os.copy_file_range(src, dst, count, src_offset, dst_offset)
+        except InterruptedError:
+            continue
 
 
 def copy_file_range(src: int, dst: int, count: int) -> int:
