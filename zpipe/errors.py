@@ -97,6 +97,11 @@ def signal_name(signum: int) -> str:
         return f"signal {signum}"  # a real-time signal
 
 
+def onto_itself(name: str) -> UsageError:
+    """Return the error for a sink that is the source, by another name or the same."""
+    return UsageError(f"{name}: is the source itself: a file cannot be copied onto itself")
+
+
 def reason(error: OSError) -> str:
     """Return the text of an OSError without number and file name."""
     if error.errno is None:

@@ -6,8 +6,8 @@ from typing import Any
 
 import click
 
-from zpipe.commands.loading import parameters, write_out
-from zpipe.commands.speaking import tell
+from zpipe.commands.loading import parameters
+from zpipe.commands.speaking import tell, write_out
 from zpipe.errors import UsageError
 
 TYPE_CHECKING = False

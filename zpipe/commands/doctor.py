@@ -6,7 +6,7 @@ import os
 
 import click
 
-from zpipe.commands.loading import write_out
+from zpipe.commands.speaking import write_out
 from zpipe.errors import UsageError, ZpipeError
 
 TYPE_CHECKING = False

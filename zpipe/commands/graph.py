@@ -9,7 +9,8 @@ from typing import Any
 import click
 
 from zpipe.commands.board import DONE, Board, beyond
-from zpipe.commands.loading import foreseen_proxies, parameters, write_out
+from zpipe.commands.loading import foreseen_proxies, parameters
+from zpipe.commands.speaking import write_out
 from zpipe.errors import TransferError, UsageError, ZpipeError, open_failed, reason
 from zpipe.graph.drawings import FORMATS, Page, draw
 from zpipe.graph.model import Graph

@@ -2,12 +2,7 @@
 
 from __future__ import annotations
 
-import os
-
 import click
-
-from zpipe.commands.speaking import encoded
-from zpipe.errors import ConsumerGone, open_failed
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -50,15 +45,3 @@ def show_plan_of(built: Built, *, json: bool) -> None:
 
     hops = forecast(built.graph) if built.graph is not None else []
     show_plan(hops, foreseen_proxies(built), by_id=True, json=json)
-
-
-def write_out(text: str) -> None:
-    """Write lines to standard output. Raises: TransferError, ConsumerGone  it took not all."""
-    rest = memoryview(encoded(text))
-    try:
-        while rest:
-            rest = rest[os.write(1, rest) :]
-    except BrokenPipeError:
-        raise ConsumerGone("standard output: write: nobody reads it") from None
-    except OSError as error:
-        raise open_failed("standard output", "write", error) from error

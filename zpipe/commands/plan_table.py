@@ -9,8 +9,7 @@ import os
 import textwrap
 
 from zpipe.commands.explain import number, others, reasons, rows
-from zpipe.commands.speaking import encoded
-from zpipe.errors import ConsumerGone, open_failed
+from zpipe.commands.speaking import write_out
 from zpipe.graph.wiring import JOINT
 from zpipe.values import Value
 
@@ -75,12 +74,7 @@ def show_plan(
         text = dumps(document(graph, below))
     else:
         text = table(graph, below, width=_width())
-    try:
-        os.write(1, encoded(text))
-    except BrokenPipeError:
-        raise ConsumerGone("standard output: write: nobody reads it") from None
-    except OSError as error:
-        raise open_failed("standard output", "write", error) from error
+    write_out(text)
 
 
 def _width() -> int:

@@ -1,4 +1,6 @@
-"""Lines on standard error, for people. Loads nothing: errors of the quickest ways end here too."""
+"""Lines on standard error, for people, and results on standard output. Loads next to nothing:
+errors of the quickest ways end here too.
+"""
 
 from __future__ import annotations
 
@@ -24,6 +26,24 @@ def show(text: str) -> None:
         os.write(2, encoded(text))
     except OSError:
         pass
+
+
+def write_out(text: str) -> None:
+    """Write lines to standard output, all of them.
+
+    Raises: ConsumerGone   nobody reads it.
+            TransferError  with the kernel's reason.
+    """
+    rest = memoryview(encoded(text))
+    try:
+        while rest:
+            rest = rest[os.write(1, rest) :]
+    except OSError as error:
+        from zpipe.errors import ConsumerGone, open_failed
+
+        if isinstance(error, BrokenPipeError):
+            raise ConsumerGone("standard output: write: nobody reads it") from None
+        raise open_failed("standard output", "write", error) from error
 
 
 def encoded(text: str) -> bytes:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import errno
-import os
 import time
 from typing import Any
 
@@ -11,8 +10,8 @@ import click
 
 from zpipe.commands.options import DURATION
 from zpipe.commands.proxy_progress import as_rich, as_text, draws, live, view
-from zpipe.commands.speaking import encoded
-from zpipe.errors import ConsumerGone, TransferError, UsageError, ZpipeError, open_failed
+from zpipe.commands.speaking import write_out
+from zpipe.errors import TransferError, UsageError, ZpipeError
 from zpipe.proxy.status import Foreign, ask, find
 
 TYPE_CHECKING = False
@@ -129,12 +128,7 @@ def _print(snapshots: list[Snapshot], seen: Seen, *, json: bool) -> None:
         for each in snapshots:
             console.print(as_rich(view(each), console.width))
         return
-    try:
-        os.write(1, encoded(text))
-    except BrokenPipeError:
-        raise ConsumerGone("standard output: write: nobody reads it") from None
-    except OSError as error:
-        raise open_failed("standard output", "write", error) from error
+    write_out(text)
 
 
 def _past(snapshot: Snapshot, seen: Seen) -> tuple[Snapshot, float] | None:

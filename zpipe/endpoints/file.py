@@ -13,7 +13,7 @@ import stat
 from zpipe.endpoints.contract import End, EndpointKind, Opening, flag, mode, option, size_option
 from zpipe.endpoints.gather import gather, identity, preview_path
 from zpipe.endpoints.replace import Replacement
-from zpipe.errors import TransferError, UsageError, open_failed
+from zpipe.errors import TransferError, UsageError, onto_itself, open_failed
 from zpipe.facts import FdFacts
 
 TYPE_CHECKING = False
@@ -113,7 +113,7 @@ class File(EndpointKind):
 
                 return fifo.open_source(path, endpoint.text, opening, offset)
             if stat.S_ISSOCK(kind):
-                raise TransferError(f"{path}: open: is a socket; to connect, write unix:{path}")
+                raise _is_socket(path)
             if stat.S_ISDIR(kind):
                 raise OSError(errno.EISDIR, "")
             # a terminal is waited for by poll; a regular file must not be: an open with
@@ -162,7 +162,7 @@ class File(EndpointKind):
 
             return fifo.open_sink(path, endpoint.text, opening, offset or 0)
         if stat.S_ISSOCK(kind):
-            raise TransferError(f"{path}: open: is a socket; to connect, write unix:{path}")
+            raise _is_socket(path)
         bits = option(endpoint, "mode", mode, opening.mode)
         if append or offset is not None or stat.S_ISBLK(kind) or stat.S_ISCHR(kind):
             end = self._open_as_it_is(endpoint, opening, kind, append, offset or 0, bits)
@@ -195,7 +195,7 @@ class File(EndpointKind):
         if facts.type == "directory" or not os.path.basename(path):
             raise open_failed(endpoint.text, "open", OSError(errno.EISDIR, ""))
         if facts.type == "unix":
-            raise TransferError(f"{path}: open: is a socket; to connect, write unix:{path}")
+            raise _is_socket(path)
         return _as_asked(facts, endpoint, sink=sink)
 
     def _open_as_it_is(
@@ -227,10 +227,14 @@ class File(EndpointKind):
         return end
 
 
+def _is_socket(path: str) -> TransferError:
+    return TransferError(f"{path}: open: is a socket; to connect, write unix:{path}")
+
+
 def refuse_same(own: tuple[int, int], opening: Opening, name: str) -> None:
     """Refuse a sink that is the source. Raises: UsageError."""
     if opening.refuse == own:
-        raise UsageError(f"{name}: is the source itself: a file cannot be copied onto itself")
+        raise onto_itself(name)
 
 
 def seek(fd: int, offset: int, name: str) -> None:

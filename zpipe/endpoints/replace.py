@@ -13,7 +13,7 @@ import errno
 import os
 import stat
 
-from zpipe.errors import TransferError, UsageError, open_failed
+from zpipe.errors import TransferError, onto_itself, open_failed
 
 _CREATE = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC | os.O_NOFOLLOW
 _IN_PLACE = os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC | os.O_NOCTTY
@@ -60,9 +60,7 @@ class Replacement:
         found = self._existing
         if found is not None:
             if refuse == (found.st_dev, found.st_ino):
-                raise UsageError(
-                    f"{path}: is the source itself: a file cannot be copied onto itself"
-                )
+                raise onto_itself(path)
             if stat.S_ISDIR(found.st_mode):
                 raise open_failed(path, "open", OSError(errno.EISDIR, ""))
         self.reason = "--inplace" if inplace else _in_place(self.path, found)

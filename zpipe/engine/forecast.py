@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from zpipe.endpoints import kind_of, ways
 from zpipe.engine.opening import refuse_wishes
-from zpipe.errors import TransferError, UsageError
+from zpipe.errors import TransferError, UsageError, onto_itself
 from zpipe.facts import FdFacts
 from zpipe.graph.check import check
 from zpipe.graph.wiring import JOINT, wire
@@ -229,9 +229,7 @@ def _plan(
     """Return the plan of one source. Raises: UsageError  it is its own sink, or none can serve."""
     for to, facts in zip(stream.sinks, sinks, strict=True):
         if source.on_disk and source.identity == facts.identity:
-            raise UsageError(
-                f"{to.endpoint.text}: is the source itself: a file cannot be copied onto itself"
-            )
+            raise onto_itself(to.endpoint.text)
     try:
         if needs_fan(stream.policies, parts=_in_parts(stream)):
             return choose_fan(source, sinks, wishes)

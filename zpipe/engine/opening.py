@@ -11,7 +11,7 @@ import os
 from zpipe.endpoints import kind_of
 from zpipe.endpoints.contract import End, Opening
 from zpipe.endpoints.gather import identity
-from zpipe.errors import TransferError, UsageError, open_failed
+from zpipe.errors import TransferError, UsageError, onto_itself, open_failed
 from zpipe.facts import NEVER_CLONES
 from zpipe.kernel.clone import clone
 from zpipe.kernel.errnos import CLONE_REFUSED, LEASE_REFUSED
@@ -74,9 +74,7 @@ def refuse_source(nodes: Sequence[Node], source: End) -> None:
         except OSError:
             continue  # there is none yet, or opening it finds the words
         if same:
-            raise UsageError(
-                f"{endpoint.text}: is the source itself: a file cannot be copied onto itself"
-            )
+            raise onto_itself(endpoint.text)
 
 
 def open_sink(
