@@ -392,7 +392,11 @@ def test_each_candidate_has_the_cost_of_its_own_way() -> None:
         ("copy_range", file(), target(), 1 / 64),
         ("sendfile", file(), target(), 1 / 64),
         # a read and a write of 256 KiB
-        ("plain", file(), target(), 8),
+        ("plain", file(), target(), 16),  # ext4 is written by 128 KiB
+        ("plain", file(), target("tmpfs"), 8),
+        ("splice", PIPE, target(), 32),
+        ("splice", replace(PIPE, capacity=MIB), target(), 9),
+        ("splice", replace(PIPE, capacity=MIB), target("tmpfs"), 2),
         ("reflink", BTRFS, target("btrfs"), 1),
         ("reflink", file(64 * MIB, "btrfs"), target("btrfs"), 1 / 64),
     ],

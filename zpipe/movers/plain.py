@@ -5,7 +5,7 @@ from __future__ import annotations
 from zpipe.movers.contract import ENDED, Cost, Fit, Moved, Mover, Transfer, Tuning
 from zpipe.movers.cost import MIB, by_user, dma
 from zpipe.movers.drain import BUFFER, BufferDrain
-from zpipe.movers.pump import INTO_DATAGRAM, Pump
+from zpipe.movers.pump import INTO_DATAGRAM, Pump, piece_into
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -20,7 +20,7 @@ class PlainTransfer(Transfer):
 
     def __init__(self, source: OpenFd, sink: OpenFd, limit: int | None):
         super().__init__(source, sink, limit)
-        self._drain = BufferDrain(source, self.calls)
+        self._drain = BufferDrain(source, self.calls, min(BUFFER, piece_into(sink.facts)))
         cuts = sink.facts.keeps_boundaries and not source.facts.keeps_boundaries
         self._pump = Pump(sink, -1, self.calls, cuts=cuts)
 
@@ -61,7 +61,11 @@ class Plain(Mover):
         return Fit(True)
 
     def cost(self, source: FdFacts, sink: FdFacts) -> Cost:
-        return Cost(by_user(source) + by_user(sink), dma(source, sink), 2 * MIB / BUFFER)
+        return Cost(
+            by_user(source) + by_user(sink),
+            dma(source, sink),
+            2 * MIB / min(BUFFER, piece_into(sink)),
+        )
 
     def begin(self, source: OpenFd, sink: OpenFd, limit: int | None, tuning: Tuning) -> Transfer:
         return PlainTransfer(source, sink, limit)

@@ -15,12 +15,24 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections import Counter
 
-    from zpipe.facts import OpenFd
+    from zpipe.facts import FdFacts, OpenFd
     from zpipe.movers.contract import Wait
 
 _COPY = 64 * 1024
 INTO_DATAGRAM = 1400  # of a stream: fits an Ethernet frame, whatever the network protocol
 _WHILE_READY = 4096  # what a pipe or terminal that polls writable takes without sleeping
+_INTO_EXT = 128 * 1024
+_WHOLE = 1 << 30
+
+
+def piece_into(sink: FdFacts) -> int:
+    """Return how many bytes one call should put into a sink at the most.
+
+    ext4 caches large writes in folios of their size (Linux 6.16 and later), for which a virtual
+    machine whose host takes free memory back has no warm pages: 512 MiB took 0.9 s of the
+    processor by 1 MiB at once, and 0.3 s by 128 KiB (6.18).
+    """
+    return _INTO_EXT if sink.filesystem == "ext" and sink.type == "regular" else _WHOLE
 
 
 class Pump:
@@ -45,6 +57,7 @@ class Pump:
         self._by_send = facts.may_block and facts.is_socket
         self._calls = calls
         self.cuts = cuts
+        self._piece = piece_into(facts)
         self._spliced = False  # the sink has accepted a splice
         self._told_ready = False  # the engine was asked to wait for the sink, and has
 
@@ -70,7 +83,8 @@ class Pump:
         """Return None where the sink refuses splice."""
         try:
             self._calls["splice"] += 1
-            moved = splice(self.reader, self.sink.fd, min(self.in_pipe, room or self.in_pipe))
+            count = min(self.in_pipe, room or self.in_pipe, self._piece)
+            moved = splice(self.reader, self.sink.fd, count)
         except BlockingIOError:
             return WAIT_SINK
         except OSError as error:

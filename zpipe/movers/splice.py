@@ -21,7 +21,7 @@ from zpipe.movers.contract import (
 )
 from zpipe.movers.cost import MIB, dma, into_pipe, out_of_pipe
 from zpipe.movers.drain import PipeDrain
-from zpipe.movers.pump import Pump
+from zpipe.movers.pump import Pump, piece_into
 from zpipe.movers.sendfile import by_reference, refused_by_splice
 
 TYPE_CHECKING = False
@@ -95,7 +95,9 @@ class Splice(Mover):
 
     def cost(self, source: FdFacts, sink: FdFacts) -> Cost:
         copies = into_pipe(source) + out_of_pipe(sink)
-        return Cost(copies, dma(source, sink), 2 * MIB / _per_drain(source, sink))
+        once = _per_drain(source, sink)
+        calls = MIB / once + MIB / min(once, piece_into(sink))
+        return Cost(copies, dma(source, sink), calls)
 
     def begin(self, source: OpenFd, sink: OpenFd, limit: int | None, tuning: Tuning) -> Transfer:
         return SpliceTransfer(source, sink, limit, tuning.pipe_size or CAPACITY)

@@ -7,6 +7,7 @@ from zpipe.movers import MOVERS
 from zpipe.movers.contract import Cost, Fit, refuse
 from zpipe.movers.cost import MIB, by_user, dma, into_pipe, out_of_pipe
 from zpipe.movers.drain import BUFFER
+from zpipe.movers.pump import piece_into
 from zpipe.movers.sendfile import refused_by_splice
 from zpipe.plan.choice import Candidate, HopPlan, Refusal
 
@@ -125,7 +126,8 @@ def _candidate(name: str, source: FdFacts, sinks: Sequence[FdFacts], fit: Fit) -
     devices = dma(source, sinks[0]) + sum(dma(sink, sink) / 2 for sink in sinks[1:])
     if name != "plain":
         # a drain, a tee for all but the last, a splice for the last, and a pump for each
-        cost = Cost(into_pipe(source) + copies, devices, (2 * count + 1) * MIB / _ROUND)
+        pumps = sum(MIB / min(_ROUND, piece_into(sink)) for sink in sinks)
+        cost = Cost(into_pipe(source) + copies, devices, (count + 1) * MIB / _ROUND + pumps)
     else:
         cost = Cost(by_user(source) + copies, devices, (count + 1) * MIB / BUFFER)
     ways = WAYS if count > 1 else WAYS_TO_ONE
