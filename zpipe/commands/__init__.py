@@ -19,4 +19,5 @@ COMMANDS = {
     "plan": "Show how the bytes of a recipe or a command would go, at what cost, and why.",
     "bench": "Measure ways of carrying bytes side by side, on this machine.",
     "doctor": "Find out what zpipe can do on this machine, and what is worth changing.",
+    "completion": "Print the script by which bash, zsh or fish completes command lines.",
 }

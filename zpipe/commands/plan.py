@@ -19,7 +19,7 @@ Examples:
 
 # commands that have --dry-run, which is what planning them means
 _DRY = ("cp", "cat", "tee")
-_COMMANDS = (*_DRY, "proxy")
+PLANNED = (*_DRY, "proxy")
 
 
 class Plan(click.Command):
@@ -31,7 +31,7 @@ class Plan(click.Command):
         found, _, _ = self.make_parser(ctx).parse_args(list(args))
         words = found.get("words")
         # without any words it is a value of click's own
-        of_command = isinstance(words, (tuple, list)) and words and words[0] in _COMMANDS
+        of_command = isinstance(words, (tuple, list)) and words and words[0] in PLANNED
         ctx.allow_interspersed_args = not of_command
         return super().parse_args(ctx, args)
 
@@ -58,14 +58,14 @@ def plan_command(
 ) -> None:
     """Find out what is to be planned, and show its plan."""
     name, *rest = words
-    if name in _COMMANDS and params:
+    if name in PLANNED and params:
         raise UsageError("plan: -p: is for a recipe; the options of a command stand behind it")
     if name in _DRY:
         _of_command(ctx, name, [*(["--json"] if json else []), *rest])
     elif name == "proxy":
         _of_proxy(ctx, rest, json=json)
     elif rest:
-        known = f"{', '.join(_COMMANDS[:-1])} or {_COMMANDS[-1]}"
+        known = f"{', '.join(PLANNED[:-1])} or {PLANNED[-1]}"
         raise UsageError(f"plan: {rest[0]}: give one recipe, or {known} before its operands")
     else:
         _of_recipe(name, params, json=json)
@@ -80,7 +80,8 @@ def _of_command(ctx: click.Context, name: str, words: list[str]) -> None:
 
 def _of_proxy(ctx: click.Context, words: list[str], *, json: bool) -> None:
     from zpipe.commands.plan_table import show_plan
-    from zpipe.commands.proxy import COMMAND, settings_of
+    from zpipe.commands.proxy import COMMAND
+    from zpipe.commands.proxy_settings import settings_of
     from zpipe.proxy.forecast import forecast
 
     with COMMAND.make_context("proxy", words, parent=ctx) as inner:
