@@ -19,15 +19,20 @@ sys.path.insert(0, str(ROOT))
 
 import click  # noqa: E402
 
+from zpipe.bench.textbook import TEXTBOOK  # noqa: E402
 from zpipe.commands import COMMANDS  # noqa: E402
 from zpipe.endpoints import KINDS, kind_of  # noqa: E402
+from zpipe.facts import FdFacts  # noqa: E402
+from zpipe.graph.model import Wishes  # noqa: E402
 from zpipe.graph.policy import OPTIONS  # noqa: E402
 from zpipe.movers import MOVERS, ON_REQUEST, mover_of  # noqa: E402
-from zpipe.plan.fan import WAYS  # noqa: E402
+from zpipe.plan.fan import WAYS, choose_fan  # noqa: E402
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterable
+
+    from zpipe.movers.contract import Cost
 
 BEGIN, END = '.\\" begin: ', '.\\" end: '
 WIDTH = 79
@@ -132,12 +137,111 @@ def endpoints() -> list[str]:
     return [*lines, ".El"]
 
 
+def _file(filesystem: str, *, sink: bool = False) -> FdFacts:
+    """Return the facts of 1 GiB on a disk, or of a new file."""
+    size = 0 if sink else 1 << 30
+    return FdFacts(
+        "regular",
+        position=0,
+        size=size,
+        identity=(1, int(sink)),
+        allocated=size,
+        filesystem=filesystem,
+        fresh=sink,
+    )
+
+
+# what costs are told of: files on ext4 and btrfs, and a network device
+_FILE, _NEW = _file("ext"), _file("ext", sink=True)
+_PIPE = FdFacts("pipe", capacity=1 << 20, nonblocking=True)
+_TCP = FdFacts("tcp", nonblocking=True, scatter_gather=True, route="eth0")
+_OLD_TCP = FdFacts("tcp", nonblocking=True, scatter_gather=False, route="eth0")
+
+# a row of costs: its name, the source, the sinks
+ROUTES: dict[str, tuple[FdFacts, tuple[FdFacts, ...]]] = {
+    "file -> file": (_FILE, (_NEW,)),
+    "file -> file, btrfs": (_file("btrfs"), (_file("btrfs", sink=True),)),
+    "file -> pipe": (_FILE, (_PIPE,)),
+    "file -> TCP": (_FILE, (_TCP,)),
+    "file -> TCP, no gathering": (_FILE, (_OLD_TCP,)),
+    "pipe -> file": (_PIPE, (_NEW,)),
+    "pipe -> pipe": (_PIPE, (_PIPE,)),
+    "TCP -> file": (_TCP, (_NEW,)),
+    "TCP -> TCP": (_TCP, (_TCP,)),
+    "pipe -> 3 pipes": (_PIPE, (_PIPE,) * 3),
+    "file -> 3 TCP": (_FILE, (_TCP,) * 3),
+    "file -> 3 files": (_FILE, (_NEW,) * 3),
+}
+_WIDEST = max(ROUTES, key=len)
+
+# the routes that the costs of a mover, or of a way to several sinks, are told of
+COSTS = {
+    "plain": ("file -> file", "file -> TCP", "TCP -> TCP", "pipe -> pipe", "pipe -> 3 pipes"),
+    "mapped": ("file -> file", "file -> pipe", "file -> TCP"),
+    "sendfile": ("file -> file", "file -> pipe", "file -> TCP", "file -> TCP, no gathering"),
+    "splice": (
+        *("file -> file", "file -> pipe", "file -> TCP", "pipe -> file", "pipe -> pipe"),
+        *("TCP -> file", "TCP -> TCP"),
+    ),
+    "tee": ("pipe -> 3 pipes", "file -> 3 TCP", "file -> 3 files"),
+    "copy_range": ("file -> file",),
+    "reflink": ("file -> file, btrfs",),
+    "direct": ("file -> file", "file -> TCP", "TCP -> file"),
+    "parallel": ("file -> file",),
+}
+
+
+def costs(name: str) -> list[str]:
+    """Return the table of what a mover, or a way to several sinks, costs on some routes."""
+    rows = [
+        (route, cost.cpu_copies, cost.dma_copies, cost.syscalls_per_mib, cost.switches_per_mib)
+        for route in COSTS[name]
+        for cost in [_cost(name, *ROUTES[route])]
+    ]
+    return _columns((_WIDEST, "CPU", "DMA", "CALLS/MiB", "SWITCHES/MiB"), "ROUTE", rows)
+
+
+def _cost(name: str, source: FdFacts, sinks: tuple[FdFacts, ...]) -> Cost:
+    if len(sinks) > 1:
+        return choose_fan(source, sinks, Wishes(via=name)).first.cost
+    return mover_of(name).cost(source, sinks[0])
+
+
+def textbook() -> list[str]:
+    """Return the table of what textbooks say of each technique."""
+    rows = [(entry.title, entry.cpu, entry.dma, entry.switches) for entry in TEXTBOOK]
+    longest = max((entry.title for entry in TEXTBOOK), key=len)
+    return _columns((longest, "CPU", "DMA", "SWITCHES"), "TECHNIQUE", rows)
+
+
+def _columns(
+    widths: tuple[str, ...], first: str, rows: Iterable[tuple[str | float, ...]]
+) -> list[str]:
+    """Return a list in columns, each as wide as a text; all but the first begin with their name."""
+    lines = [f".Bl -column {' '.join(quoted(width) for width in widths)}"]
+    for row in ((first, *widths[1:]), *rows):
+        lines.append(f".It {' Ta '.join(cell(each) for each in row)}")
+    return [*lines, ".El"]
+
+
+def cell(value: str | float) -> str:
+    """Return what stands in a column."""
+    return value.replace("->", "\\(->") if isinstance(value, str) else f"{value:.3g}"
+
+
+def quoted(text: str) -> str:
+    """Return a text as one word of a macro."""
+    return f'"{cell(text)}"' if " " in text else text
+
+
 TABLES: dict[str, Callable[[], list[str]]] = {
     "commands": commands,
     "endpoints": endpoints,
     "movers": movers,
     "policies": policies,
+    "textbook": textbook,
     "ways": ways,
+    **{f"costs of {name}": partial(costs, name) for name in COSTS},
     **{f"options of {name}": partial(options, name) for name in COMMANDS},
 }
 
