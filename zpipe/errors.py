@@ -17,6 +17,7 @@ class ZpipeError(Exception):
     of_source = False  # it is the source that failed: the sink may go on with another
     spared = False  # what does not need the one that failed goes on
     consequence = False  # something else has failed before, which is told
+    died_of: int | None = None  # the signal that a child has died of
     delivered: int | None = None  # bytes that the sink took before, where one had begun
 
     def __str__(self) -> str:

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import errno
 import os
+import resource
 import shlex
 import signal
+import threading
 from contextlib import ExitStack
 from typing import TYPE_CHECKING
 
@@ -20,6 +23,8 @@ from tests.endpoints.meeting import (
     write_all,
 )
 from tests.machine import content, zpipe
+from zpipe.endpoints import kind_of, parse
+from zpipe.endpoints.contract import Opening
 from zpipe.errors import Interrupted, StalledError, TransferError
 from zpipe.kernel.pipes import get_capacity
 
@@ -196,3 +201,141 @@ def test_signals_that_we_ignore_are_not_ignored_by_children() -> None:
         ignored = int(read_all(end).split()[1], 16)
         assert not ignored >> (signal.SIGPIPE - 1) & 1
         end.finish(Meeting())
+
+
+# Both ways
+
+
+def both(text: str, waiter: Meeting | None = None) -> tuple[End, End]:
+    """Open a process whose output is read and whose input is written: source and sink."""
+    endpoint = parse(text, sink=True)
+    return kind_of(endpoint.kind).open_both(endpoint, Opening(waiter or Meeting()))
+
+
+def test_what_goes_in_comes_out_and_it_is_one_process() -> None:
+    data = content(3_000_000)
+    source, sink = both("exec:cat")
+    with source, sink:
+        assert source.process is not None
+        assert source.process is sink.process
+        assert not os.get_blocking(source.fd) and not os.get_blocking(sink.fd)
+
+        def feed() -> None:
+            write_all(sink, data)
+            sink.finish(Meeting())
+
+        feeder = threading.Thread(target=feed)
+        feeder.start()
+        assert read_all(source) == data
+        feeder.join()
+        process = source.process
+        assert process.status is None, "nobody has waited for it"
+        source.finish(Meeting())
+        assert process.status == 0
+
+
+def test_the_sink_does_not_wait_for_a_process_that_still_writes() -> None:
+    waiter = Meeting()
+    source, sink = both(shell("cat >/dev/null; exec yes"))
+    with source, sink:
+        sink.finish(waiter)
+        assert not waiter.acts
+        assert first_line(source) == b"y\n"
+        source.finish(Meeting(), complete=False)
+
+
+@pytest.mark.parametrize("how", ["close", "cut"])
+@pytest.mark.parametrize(
+    "script",
+    ["exec cat", "trap '' TERM; cat", "trap 'cat; exit 0' TERM; cat & wait; exit 0", "cat; exit 5"],
+)
+def test_an_input_that_breaks_off_is_no_good_end_whatever_becomes_of_it(
+    script: str, how: str
+) -> None:
+    source, sink = both(shell(script))
+    with source, sink:
+        write_all(sink, b"a part")
+        getattr(sink, how)()
+        with pytest.raises(TransferError) as caught:
+            source.finish(Meeting())
+    assert str(caught.value) == f"{shell(script)}: its input broke off"
+    assert caught.value.consequence, "why is told by whoever cut it"
+
+
+def test_a_process_that_ended_well_before_its_input_did_had_enough() -> None:
+    source, sink = both("exec:head -c 3")
+    with source, sink:
+        write_all(sink, b"enough")
+        assert read_all(source) == b"eno"
+        source.finish(Meeting())
+        assert source.process is not None
+        assert source.process.status == 0
+
+
+def test_a_process_that_failed_is_told_by_the_source_alone() -> None:
+    source, sink = both(shell("cat >/dev/null; exit 3"))
+    with source, sink:
+        sink.finish(Meeting())
+        with pytest.raises(TransferError, match="exit status 3") as caught:
+            source.finish(Meeting())
+    assert not caught.value.consequence
+
+
+def test_last_words_and_a_finish_at_the_same_time_agree() -> None:
+    """Both ask for the end of one child, from two threads; each gets to know it."""
+    for _ in range(100):
+        source, sink = both(shell("exit 7"))
+        words: list[str] = []
+
+        def ask(end: End = sink, words: list[str] = words) -> None:
+            words.append(end.last_words(Meeting()))
+
+        asking = threading.Thread(target=ask)
+        asking.start()
+        with source, sink:
+            with pytest.raises(TransferError, match="exit status 7"):
+                source.finish(Meeting())
+            asking.join()
+        assert words == [" (exit status 7)"]
+
+
+@pytest.mark.parametrize("first", [0, 1], ids=["source", "sink"])
+def test_a_process_of_which_both_ends_are_given_up_is_ended(first: int) -> None:
+    ends = both(shell("trap '' TERM; echo; cat"))
+    assert first_line(ends[0]) == b"\n"
+    ends[first].close()
+    ends[1 - first].close()
+    assert ends[0].process is not None
+    assert ends[0].process.status in (0, -signal.SIGTERM, -signal.SIGKILL, -signal.SIGPIPE)
+
+
+def test_a_command_that_cannot_be_run_both_ways_is_named() -> None:
+    with pytest.raises(TransferError) as caught:
+        both("exec:/no/such/command")
+    assert str(caught.value) == "exec:/no/such/command: start: No such file or directory"
+
+
+def test_where_fds_run_out_no_child_is_left() -> None:
+    limits = resource.getrlimit(resource.RLIMIT_NOFILE)
+    taken = max(map(int, os.listdir("/proc/self/fd")))
+    held = [os.dup(0)]
+    while held[-1] < taken:
+        held.append(os.dup(0))
+    refused = 0
+    try:
+        for room in range(1, 40):
+            resource.setrlimit(resource.RLIMIT_NOFILE, (held[-1] + room, limits[1]))
+            try:
+                source, sink = both("exec:cat")
+            except (TransferError, OSError) as error:
+                assert error.errno == errno.EMFILE
+                refused += 1
+            else:
+                sink.finish(Meeting())
+                source.finish(Meeting())
+                break
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, limits)
+        for fd in held:
+            os.close(fd)
+    assert refused

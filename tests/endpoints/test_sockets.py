@@ -7,18 +7,33 @@ import os
 import re
 import socket
 import struct
-from contextlib import ExitStack
+import threading
+from contextlib import ExitStack, contextmanager
 from typing import TYPE_CHECKING
 
 import pytest
 
-from tests.endpoints.meeting import Interrupting, Meeting
+from tests.endpoints.meeting import (
+    LONG,
+    Interrupting,
+    Meeting,
+    Peer,
+    accept,
+    listening,
+    read_all,
+    write_all,
+)
 from tests.machine import content
+from zpipe.endpoints import kind_of, parse
+from zpipe.endpoints.contract import Opening
 from zpipe.endpoints.sockets import SocketEnd, deliver, listens
 from zpipe.errors import Interrupted, StalledError, TransferError
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+    from pathlib import Path
+
+    from zpipe.endpoints.contract import End
 
 DATA = content(50_000)
 FAMILIES = ["tcp", "unix"]
@@ -244,3 +259,173 @@ def test_a_listener_is_told_from_a_connection(pair: tuple[socket.socket, socket.
     assert not listens(near.fileno())
     with socket.create_server(("127.0.0.1", 0)) as listener:
         assert listens(listener.fileno())
+
+
+# Both ways
+
+
+@contextmanager
+def halves(family: str, folder: Path) -> Iterator[tuple[End, End, socket.socket]]:
+    """Connect; give the reading half, the writing half, and the peer."""
+    with ExitStack() as stack:
+        where = (
+            listening() if family == "tcp" else listening(socket.AF_UNIX, str(folder / "listener"))
+        )
+        listener, address = stack.enter_context(where)
+        endpoint = parse(f"{address}?linger=100ms", sink=True)
+        source, sink = kind_of(endpoint.kind).open_both(endpoint, Opening(Meeting()))
+        stack.enter_context(source)
+        stack.enter_context(sink)
+        far = stack.enter_context(accept(listener))
+        far.settimeout(LONG)
+        yield source, sink, far
+
+
+@pytest.fixture(params=FAMILIES)
+def three(
+    request: pytest.FixtureRequest, tmp_path: Path
+) -> Iterator[tuple[End, End, socket.socket]]:
+    with halves(request.param, tmp_path) as ends:
+        yield ends
+
+
+@pytest.fixture
+def three_tcp(tmp_path: Path) -> Iterator[tuple[End, End, socket.socket]]:
+    with halves("tcp", tmp_path) as ends:
+        yield ends
+
+
+def test_the_halves_are_one_connection_and_two_fds(three: tuple[End, End, socket.socket]) -> None:
+    source, sink, far = three
+    assert source.fd != sink.fd
+    assert source.facts.nonblocking and sink.facts.nonblocking
+    write_all(sink, b"there")
+    assert far.recv(99) == b"there"
+    far.sendall(b"back")
+    far.shutdown(socket.SHUT_WR)
+    assert read_all(source) == b"back"
+
+
+def test_the_end_of_what_is_sent_leaves_what_comes_to_the_other_half(
+    three: tuple[End, End, socket.socket],
+) -> None:
+    """It does not even wait for the peer, who may answer as late as he likes."""
+    source, sink, far = three
+    write_all(sink, b"there")
+    sink.finish(Meeting())
+    assert sink.fd == -1
+    assert receive(far) == b"there"
+    far.sendall(DATA)
+    far.close()
+    assert read_all(source) == DATA
+    source.finish(Meeting())
+
+
+def test_what_was_sent_is_seen_acknowledged(three_tcp: tuple[End, End, socket.socket]) -> None:
+    _, sink, far = three_tcp
+    os.set_blocking(sink.fd, False)
+    with pytest.raises(BlockingIOError):
+        while True:
+            os.write(sink.fd, bytes(1 << 16))
+    peer: list[bytes] = []
+    waiter = Meeting(lambda: peer.append(receive(far)))
+    sink.finish(waiter)
+    assert peer
+    assert set(waiter.acts) == {"wait for the peer to read"}
+
+
+def test_the_end_of_what_comes_leaves_what_is_sent(three: tuple[End, End, socket.socket]) -> None:
+    source, sink, far = three
+    far.sendall(b"back")
+    far.shutdown(socket.SHUT_WR)
+    assert read_all(source) == b"back"
+    source.finish(Meeting())
+    write_all(sink, DATA)
+    reader = Peer(far.dup)
+    sink.finish(Meeting())
+    assert reader.read() == DATA
+
+
+def test_what_is_not_wanted_is_read_until_all_is_sent(
+    three: tuple[End, End, socket.socket],
+) -> None:
+    """Else a peer that sends back what it gets would stop to read."""
+    source, sink, far = three
+    sent: list[int] = []
+
+    def echo() -> None:
+        total = 0
+        while data := far.recv(1 << 16):
+            far.sendall(data)
+            total += len(data)
+        far.close()
+        sent.append(total)
+
+    def give_up() -> None:
+        source.finish(Meeting(), complete=False)
+
+    data = content(8 << 20)
+    threads = [threading.Thread(target=work) for work in (echo, give_up)]
+    for thread in threads:
+        thread.start()
+    write_all(sink, data)
+    sink.finish(Meeting())
+    for thread in threads:
+        thread.join(LONG)
+    assert sent == [len(data)]
+    assert source.fd == -1
+
+
+def test_once_all_is_sent_the_reading_half_sees_it_delivered(
+    three: tuple[End, End, socket.socket],
+) -> None:
+    """Closing over unread bytes would send a reset, and destroy what the peer has not read."""
+    source, sink, far = three
+    far.sendall(DATA)
+    write_all(sink, DATA)
+    sink.finish(Meeting())
+    source.finish(Meeting(lambda: far.sendall(DATA)), complete=False)
+    assert receive(far) == DATA
+
+
+def test_a_reset_while_what_is_not_wanted_is_read_is_told(
+    three_tcp: tuple[End, End, socket.socket],
+) -> None:
+    source, sink, far = three_tcp
+    with pytest.raises(TransferError, match="Connection reset by peer"):
+        source.finish(Meeting(lambda: reset(far)), complete=False)
+    sink.close()
+
+
+def test_a_peer_that_closes_ends_the_wait_of_one_who_wants_no_more(
+    three: tuple[End, End, socket.socket],
+) -> None:
+    """Though the other half still has something to send, and will hear of it."""
+    source, _, far = three
+    source.finish(Meeting(far.close), complete=False)
+    assert source.fd == -1
+
+
+def test_when_the_sender_gives_up_nobody_waits_for_him(
+    three: tuple[End, End, socket.socket],
+) -> None:
+    source, sink, far = three
+
+    def leave() -> None:
+        sink.close()
+        far.close()
+
+    source.finish(Meeting(lambda: None, leave), complete=False)
+    assert source.fd == -1
+
+
+@pytest.mark.parametrize("half", [0, 1], ids=["reading", "writing"])
+def test_each_half_can_be_interrupted(three: tuple[End, End, socket.socket], half: int) -> None:
+    source, sink, _ = three
+    if half == 0:
+        with pytest.raises(Interrupted):
+            source.finish(Interrupting(), complete=False)
+        return
+    source.close()
+    with pytest.raises(Interrupted):
+        sink.finish(Interrupting())

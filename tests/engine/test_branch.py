@@ -24,8 +24,8 @@ from tests.machine import content, until
 from tests.movers.ends import StreamSink
 from zpipe.endpoints.contract import End
 from zpipe.endpoints.gather import gather
-from zpipe.engine.branch import WorkerBranch
 from zpipe.engine.outlets import inlets_of, make_pipes, rounds_of_copies
+from zpipe.engine.threaded import WorkerBranch
 from zpipe.errors import TransferError
 from zpipe.graph.policy import Policy
 from zpipe.movers.contract import MoveFault

@@ -101,6 +101,7 @@ class End:
         self.quiet_pipe = False  # EPIPE ends the process as it ends cat: standard output
         self.keeps_open = False  # a socket that others may go on with: it is not shut down
         self.provisional = False  # what it took is thrown away unless it is finished
+        self.finishes_at_once = False  # `finish` waits for nobody, and cannot fail
         self.waits_for_child = False  # `finish` has something to say also of an end that was cut
         self.process: Process | None = None
         self.room: int | None = None  # bytes until `turn` must be called; None: it never is

@@ -107,7 +107,9 @@ class ExecEnd(End):
         if status == 0 or (status == -signal.SIGPIPE and not self._sink and not complete):
             return
         assert status is not None
-        raise TransferError(f"{self.name}: {_how(status)}")
+        error = TransferError(f"{self.name}: {_how(status)}")
+        error.died_of = -status if status < 0 else None
+        raise error
 
     def hang_up(self) -> None:
         super().close()
@@ -131,6 +133,7 @@ class InputEnd(ExecEnd):
     def __init__(self, child: Child, fd: int):
         super().__init__(child, fd, sink=True)
         self.waits_for_child = False
+        self.finishes_at_once = True
 
     def finish(self, waiter: Waiter, *, complete: bool = True) -> None:
         self.hang_up()

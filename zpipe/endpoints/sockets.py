@@ -32,6 +32,7 @@ LINGER = 1.0
 LINGER_OPTION = "longest wait of a sink for the peer to close, once all is acknowledged (1s)"
 CONNECT_TIMEOUT = 30.0
 _GLANCE = 0.02
+_TCP_CLOSE = 7  # a state of tcp_info (linux/tcp_states.h)
 _LOOK = 0.1  # seconds between two looks at the other side of a socket
 _DISCARD = 1 << 16
 
@@ -70,6 +71,7 @@ class _Sides:
 
     def __init__(self) -> None:
         self.read = True  # somebody reads, and does so to the end
+        self.open = True  # the end of what is sent is not
         self.sends = True  # the sink has neither finished nor given up
 
 
@@ -81,19 +83,43 @@ class ReadingHalf(SocketEnd):
         self._sides = sides
 
     def finish(self, waiter: Waiter, *, complete: bool = True) -> None:
-        if not complete:
-            # what nobody wants is read, too: else the peer may not read what it is sent, and
-            # closing over unread bytes sends a reset, which destroys what it has not read yet
-            closed = False
-            while self._sides.sends and not closed:
-                waiter.wait(self.fd, self.name, "wait until all is sent", timeout=_LOOK)
-                try:
-                    closed = _drop_input(self.fd)
-                except OSError as error:
-                    raise open_failed(self.name, "read", error) from error
-            if not self._sides.sends:
-                deliver(self.fd, self.name, waiter, self._linger)
+        if complete:
+            self._refuse_reset()
+        else:
+            self._read_on(waiter)
         self.close()
+
+    def _refuse_reset(self) -> None:
+        """Refuse an end that was a reset, of which the kernel has told the other half.
+
+        Raises: TransferError.
+        """
+        if self.facts.type != "tcp" or not self._sides.open:
+            return
+        with socket.socket(fileno=os.dup(self.fd)) as sock:
+            state = sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, 1)[0]
+        if state == _TCP_CLOSE:  # after an end it would be CLOSE_WAIT
+            raise open_failed(self.name, "read", OSError(errno.ECONNRESET, ""))
+
+    def _read_on(self, waiter: Waiter) -> None:
+        """Read what nobody wants: else the peer may not read what it is sent, and closing over
+        unread bytes sends a reset, which destroys what it has not read yet.
+        """
+        until: float | None = None
+        while True:
+            try:
+                if _drop_input(self.fd):
+                    return
+            except OSError as error:
+                raise open_failed(self.name, "read", error) from error
+            left = _LOOK
+            if not self._sides.sends:
+                now = time.monotonic()
+                until = now + self._linger if until is None else until
+                left = until - now
+                if left <= 0:
+                    return
+            waiter.wait(self.fd, self.name, "wait for the peer to close", timeout=left)
 
     def close(self) -> None:
         self._sides.read = False
@@ -108,6 +134,7 @@ class WritingHalf(SocketEnd):
         self._sides = sides
 
     def finish(self, waiter: Waiter, *, complete: bool = True) -> None:
+        self._sides.open = False
         deliver(self.fd, self.name, waiter, self._linger, reads=lambda: self._sides.read)
         self.close()
 

@@ -5,12 +5,12 @@ when all of those are empty, so that each tee gives the same bytes; the last sin
 own references. Where pipes or tee cannot be had, a round is read into a buffer and written to each.
 So no sink is ever more than a round behind another, save for what a stage has spilled.
 
-A sink that fails or is detached is dropped at a byte that the report names; the others go on.
+Sleeps, and knows when a source or all of it is over. What becomes of a single sink is not known
+here: see sinks.py.
 """
 
 from __future__ import annotations
 
-import errno
 import os
 import select
 import time
@@ -18,19 +18,15 @@ from collections import Counter
 
 from zpipe.engine.intake import Intake, tell_no_pipes
 from zpipe.engine.outlets import make_branches, rounds_of_copies
-from zpipe.engine.watch import act
+from zpipe.engine.sinks import Sinks
 from zpipe.errors import (
-    ConsumerGone,
     Interrupted,
     SourceChanged,
     StalledError,
     TransferError,
     UsageError,
-    ZpipeError,
-    reason,
     signal_name,
 )
-from zpipe.movers.contract import MoveFault
 from zpipe.plan.fan import choose_fan
 
 TYPE_CHECKING = False
@@ -49,7 +45,6 @@ if TYPE_CHECKING:
     from zpipe.kernel.lease import Lease
     from zpipe.kernel.pipes import Pipe
 
-_DEAD = select.POLLERR | select.POLLHUP | select.POLLNVAL
 _LONG = 60.0  # seconds: a sleep without a deadline is no longer
 
 
@@ -78,13 +73,12 @@ class Fan:
         feedback: Feedback,
         stop: Stop,
     ):
-        self._sinks = sinks
+        self._ends = sinks
         self._wishes = wishes
         self._waiter = waiter
         self._feedback = feedback
         self._stop = stop
-        self._branches: list[Branch] = []
-        self._live: list[Branch] = []
+        self._sinks = Sinks(waiter, feedback)
         self._pipe: Pipe | None = None  # the trunk's; kept from one source to the next
         self._no_pipes: OSError | None = None
         self._wake = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
@@ -98,7 +92,12 @@ class Fan:
     @property
     def over(self) -> bool:
         """Nobody takes any more, or a signal has asked for the end."""
-        return self._interrupted is not None or not self._live
+        return self.interrupted or not self._sinks.live
+
+    @property
+    def interrupted(self) -> bool:
+        """A signal has asked for the end: what was read is delivered, and no more is."""
+        return self._interrupted is not None
 
     # A source
 
@@ -111,19 +110,18 @@ class Fan:
                 TransferError  there is no place to spill to.
         """
         if source.facts.keeps_boundaries:
-            for end, policy, _ in self._sinks:
+            for end, policy, _ in self._ends:
                 if end.facts.keeps_boundaries and policy.when_full == "spill":
                     raise UsageError(f"{end.name}: spill would lose the boundaries of messages")
-        plan = choose_fan(source.facts, [end.facts for end, _, _ in self._sinks], wishes)
-        names = ", ".join(end.name for end, _, _ in self._sinks)
+        plan = choose_fan(source.facts, [end.facts for end, _, _ in self._ends], wishes)
+        names = ", ".join(end.name for end, _, _ in self._ends)
         intake = Intake(
             source, names, wishes, plan, feedback=self._feedback, lease=lease, limiter=limiter
         )
-        if not self._branches:
-            made = make_branches(self._sinks, wishes, self._waiter, self._woken)
-            self._branches, self._pipe, self._no_pipes = made
-            # threads last: see WorkerBranch.work
-            self._live = sorted(self._branches, key=lambda branch: branch.threaded)
+        if not self._sinks.branches:
+            made = make_branches(self._ends, wishes, self._waiter, self._woken)
+            branches, self._pipe, self._no_pipes = made
+            self._sinks.take(branches)
         return FanHop(self, intake)
 
     def carry(self, intake: Intake) -> None:
@@ -136,26 +134,26 @@ class Fan:
         self._began = time.monotonic()
         self._waiter.ticked = self._waiter.ticked or self._began
         self._waiter.tick = self._tick
-        for branch in self._branches:
+        for branch in self._sinks.branches:
             facts, source = branch.end.facts, intake.source.facts
             branch.pump.cuts = facts.keeps_boundaries and not source.keeps_boundaries
-        intake.begin(self._pipe, rounds_of_copies(self._branches))
+        intake.begin(self._pipe, rounds_of_copies(self._sinks.branches))
         if self._no_pipes is not None and intake.report.plan.first.name != "plain":
             tell_no_pipes(intake, self._no_pipes, self._feedback)
         try:
             self._loop(intake)
-            if self._interrupted is None and self._live and self._failure is None:
+            if self._interrupted is None and self._sinks.live and self._failure is None:
                 try:
                     intake.compare()
                 except SourceChanged as error:
                     self._failure = error
             failure, self._failure = self._failure, None
             if failure is not None:
-                failure.args = (f"{failure}; {self._outcome()}",)
+                failure.args = (f"{failure}; {self._sinks.outcome()}",)
                 raise failure
         except BaseException as error:
             if not (isinstance(error, TransferError) and error.of_source):
-                self._halt()  # else the next source may follow
+                self._sinks.halt()  # else the next source may follow
             raise
         finally:
             self._waiter.tick = None
@@ -172,53 +170,33 @@ class Fan:
         """
         self._waiter.tick = self._tick
         try:
-            for branch in self._live:
+            for branch in self._sinks.live:
                 branch.end_input()
             self._loop(None)
         except BaseException:
-            self._halt()
+            self._sinks.halt()
             raise
         finally:
             self._waiter.tick = None
             self._account()
-        for branch in self._branches:
+        for branch in self._sinks.branches:
             if branch.outlet.given_up or (self._interrupted and branch.end.provisional):
                 continue  # it is not complete: nothing is put in place
-            self._finish(branch)
+            if branch.outlet.state != "done":
+                self._finish(branch)
         if self._interrupted is not None:
-            self._interrupted.args = (f"{self._interrupted}; {self._outcome()}",)
+            self._interrupted.args = (f"{self._interrupted}; {self._sinks.outcome()}",)
             raise self._interrupted
-
-    def _finish(self, branch: Branch) -> None:
-        end, outlet = branch.end, branch.outlet
-        if outlet.state == "left" and end.fd < 0 and not end.waits_for_child:
-            return
-        try:
-            end.finish(self._waiter)
-        except (Interrupted, StalledError):
-            raise
-        except ZpipeError as error:
-            if branch.policy.on_error == "stop":
-                if isinstance(error, TransferError):
-                    error.delivered = branch.pump.moved
-                raise
-            self._note_drop(branch, str(error), "failed")
-            return
-        if outlet.state != "left":
-            outlet.state = "done"
-        if self._intake is not None:
-            self._intake.report.notes += [f"{end.name}: {note}" for note in end.notes]
 
     def close(self) -> None:
         """Release everything but the ends."""
-        for branch in self._branches:
-            branch.close()
+        self._sinks.close()
         if self._pipe is not None:
             self._pipe.close()
             self._pipe = None
         fd, self._wake = self._wake, -1
         # a thread that a disk holds may still want to wake somebody by it
-        if fd >= 0 and not any(branch.held_by_disk for branch in self._branches):
+        if fd >= 0 and not any(branch.held_by_disk for branch in self._sinks.branches):
             os.close(fd)
 
     # The loop
@@ -227,15 +205,16 @@ class Fan:
         """Move until the source has ended and every branch is ready; without one, until every
         branch has finished.
         """
+        sinks = self._sinks
         while True:
             try:
                 self._stop.check()
                 moved = False
                 if intake is not None:
                     moved = self._move(intake)
-                for branch in list(self._live):
-                    moved |= self._work(branch)
-                moved |= self._look_after()
+                for branch in list(sinks.live):
+                    moved |= sinks.work(branch)
+                moved |= sinks.look_after()
                 if self._is_over(intake):
                     return
                 if self._feedback.interval is not None or self._stop.status_wanted:
@@ -248,28 +227,41 @@ class Fan:
     def _move(self, intake: Intake) -> bool:
         """Take and give; what was read of a source before it failed is delivered."""
         try:
-            moved = intake.take(self._live)
-            return intake.give(self._live) or moved
+            live = self._sinks.live
+            moved = intake.take(live)
+            return intake.give(live) or moved
         except TransferError as error:
             if not error.of_source:
-                self._halt()
-                error.args = (f"{error}; {self._outcome()}",)
+                self._sinks.halt()
+                error.args = (f"{error}; {self._sinks.outcome()}",)
                 raise
             self._failure = error
             intake.ended = True
             return True
 
-    def _halt(self) -> None:
-        """End all threads, so that what is told of their sinks stays true."""
-        for branch in self._branches:
-            branch.halt()
-
     def _is_over(self, intake: Intake | None) -> bool:
-        if not self._live:
+        if not self._sinks.live:
             return True
         if intake is None:
-            return all(branch.finished for branch in self._live)
-        return intake.is_over and all(branch.caught_up for branch in self._live)
+            return self._all_finished()
+        return intake.is_over and all(branch.caught_up for branch in self._sinks.live)
+
+    def _all_finished(self) -> bool:
+        live = self._sinks.live
+        finished = [branch for branch in live if branch.finished]
+        if len(finished) == len(live):
+            return True
+        for branch in finished:
+            # whoever reads it may be whom the others wait for
+            if branch.end.finishes_at_once:
+                live.remove(branch)
+                self._finish(branch)
+        return False
+
+    def _finish(self, branch: Branch) -> None:
+        notes = self._sinks.finish(branch)
+        if self._intake is not None:
+            self._intake.report.notes += notes
 
     def _end_early(self, interrupted: Interrupted, intake: Intake | None) -> None:
         """Go on with what was read already; a second signal does not wait for that.
@@ -278,49 +270,15 @@ class Fan:
         """
         name = self._intake.source.name if self._intake is not None else "fan-out"
         interrupted.args = (f"{name}: ended by {signal_name(interrupted.signum)}",)
-        provisional = all(branch.end.provisional for branch in self._live)
+        provisional = all(branch.end.provisional for branch in self._sinks.live)
         if self._interrupted is not None or provisional:
-            self._halt()
-            interrupted.args = (f"{interrupted}; {self._outcome()}",)
+            self._sinks.halt()
+            interrupted.args = (f"{interrupted}; {self._sinks.outcome()}",)
             raise interrupted
         self._interrupted = interrupted
         self._stop.heard()
         if intake is not None:
             intake.ended = True
-
-    def _work(self, branch: Branch) -> bool:
-        if branch.waits:
-            return False
-        try:
-            return branch.work()
-        except MoveFault as fault:
-            self._failed(branch, fault.call, fault.error)
-        except ZpipeError as error:
-            self._drop(branch, str(error), "failed", error)
-        return True
-
-    def _look_after(self) -> bool:
-        """See to what threads have met, and to the patience with sinks that take nothing; tell
-        whether one was dropped: then the others may go on.
-        """
-        now = time.monotonic()
-        before = len(self._live)
-        for branch in list(self._live):
-            fault = branch.fault()
-            if isinstance(fault, MoveFault):
-                self._failed(branch, fault.call, fault.error)
-            elif isinstance(fault, ZpipeError):
-                self._drop(branch, str(fault), "failed", fault)
-            elif isinstance(fault, OSError):
-                text = f"{branch.end.name}: spill: {reason(fault)}"
-                self._drop(branch, text, "failed", TransferError(text, errno=fault.errno))
-            elif branch.detachable:
-                deadline = branch.deadline(now)
-                if deadline is not None and now >= deadline:
-                    span = f"{branch.policy.detach_after:g} s"
-                    text = f"{branch.end.name}: write: took no data for {span}"
-                    self._drop(branch, text, "detached", TransferError(text))
-        return len(self._live) != before
 
     def _sleep(self, intake: Intake | None) -> None:
         """Wait until a source, a sink, a thread or the time has something to say."""
@@ -337,7 +295,7 @@ class Fan:
                 interests[source.fd] = select.POLLIN
             elif intake.limiter is not None and not intake.allowance():
                 timeout, cause = intake.limiter.delay(), "rate limit"
-        for branch in self._live:
+        for branch in self._sinks.live:
             for fd, events in branch.interests().items():
                 # a socket may be the source and a sink
                 interests[fd] = interests.get(fd, 0) | events
@@ -365,8 +323,8 @@ class Fan:
                 return  # as for every line of a quiet pipeline: the shortest way to the sinks
         if self._wake in fired:
             os.eventfd_read(self._wake)
-        for branch in list(self._live):
-            self._heed(branch, fired.get(branch.end.fd, 0))
+        for branch in list(self._sinks.live):
+            self._sinks.heed(branch, fired.get(branch.end.fd, 0))
 
     def _await(self, intake: Intake) -> bool:
         """Ask the first thread that is behind to wake us, if it is they who are waited for; tell
@@ -377,7 +335,7 @@ class Fan:
         """
         held_up = intake.held_up
         first = None
-        for branch in self._live:
+        for branch in self._sinks.live:
             branch.awaited = held_up and first is None and not self._is_ready(branch, intake)
             first = branch if branch.awaited else first
         return held_up and (first is None or self._is_ready(first, intake))
@@ -385,95 +343,41 @@ class Fan:
     def _is_ready(self, branch: Branch, intake: Intake) -> bool:
         return branch.caught_up if intake.is_over else branch.ready
 
-    def _heed(self, branch: Branch, events: int) -> None:
-        """Take what a poll has said of a sink."""
-        if not events:
-            return
-        if branch.pump.held:
-            branch.resume()  # the next write meets the error, if there is one
-        elif events & _DEAD:
-            number = errno.EPIPE
-            if branch.end.facts.is_socket:
-                from zpipe.kernel.network import error_of
-
-                number = error_of(branch.end.fd) or number
-            self._failed(branch, "poll", OSError(number, ""))
-
     def _stall_deadline(self, now: float) -> float | None:
         if self._wishes.stall_timeout is None:
             return None
-        marks = sum(branch.progress + branch.handed for branch in self._branches)
+        marks = sum(branch.progress + branch.handed for branch in self._sinks.branches)
         if marks != self._marks:
             self._marks, self._moved_at = marks, now
         return self._moved_at + self._wishes.stall_timeout
 
     def _stalled(self, source: End | None) -> StalledError:
-        slow = [branch.end.name for branch in self._live if branch.pump.held or not branch.ready]
-        self._halt()
+        slow = [
+            branch.end.name for branch in self._sinks.live if branch.pump.held or not branch.ready
+        ]
+        self._sinks.halt()
         span = f"{self._wishes.stall_timeout:g} s"
         if source is not None:
-            stalled = StalledError(f"{source.name}: no data came for {span}; {self._outcome()}")
+            stalled = StalledError(
+                f"{source.name}: no data came for {span}; {self._sinks.outcome()}"
+            )
             stalled.of_source = True
             return stalled
-        return StalledError(f"{', '.join(slow)}: took no data for {span}; {self._outcome()}")
-
-    # What goes wrong
-
-    def _outcome(self) -> str:
-        kept = [branch for branch in self._live if not branch.end.provisional]
-        if not kept:
-            return "nothing was put in place"
-        return ", ".join(f"{branch.end.name} took {branch.pump.moved} bytes" for branch in kept)
-
-    def _failed(self, branch: Branch, call: str, error: OSError) -> None:
-        """Drop a sink whose call has failed; a pipe that nobody reads may be no failure."""
-        end = branch.end
-        nobody = error.errno == errno.EPIPE
-        if nobody and end.facts.type == "pipe" and branch.policy.may_leave:
-            self._drop(branch, None, "left", None)
-            return
-        why = error.strerror or reason(error)
-        if nobody:
-            why += end.last_words(self._waiter)
-        text = f"{end.name}: {act(call, 'write')}: {why}"
-        kind = ConsumerGone if nobody and end.quiet_pipe else TransferError
-        moved = branch.pump.moved
-        self._drop(branch, text, "failed", kind(text, delivered=moved, errno=error.errno))
-
-    def _drop(self, branch: Branch, text: str | None, state: str, error: ZpipeError | None) -> None:
-        """Go on without a sink. Raises: ZpipeError  it is one for whose sake all stop."""
-        self._live.remove(branch)
-        provisional = branch.end.provisional
-        branch.cut(gently=state == "left")
-        if error is not None and branch.policy.on_error == "stop":
-            if not provisional:
-                error.args = (f"{error}; {branch.pump.moved} bytes were delivered",)
-            branch.outlet.state, branch.outlet.error = state, text
-            raise error
-        if text is not None:
-            place = f"dropped at byte {branch.pump.moved}"
-            if provisional:
-                place = "nothing was put in place"
-            text = f"{text}; {place}" + (", the others go on" if self._live else "")
-        self._note_drop(branch, text, state)
-
-    def _note_drop(self, branch: Branch, text: str | None, state: str) -> None:
-        branch.outlet.state, branch.outlet.error = state, text
-        self._feedback.dropped(branch.outlet)
+        return StalledError(f"{', '.join(slow)}: took no data for {span}; {self._sinks.outcome()}")
 
     # What is shown
 
     def _account(self) -> None:
-        for branch in self._branches:
+        for branch in self._sinks.branches:
             branch.look()
         intake = self._intake
         if intake is not None:
-            underway = max((branch.underway for branch in self._live), default=0)
+            underway = max((branch.underway for branch in self._sinks.live), default=0)
             intake.account(underway, time.monotonic() - self._began)
-            calls = sum((branch.all_calls() for branch in self._branches), Counter())
+            calls = sum((branch.all_calls() for branch in self._sinks.branches), Counter())
             intake.report.calls += calls - self._counted
             self._counted = calls
-            for branch in self._branches:
+            for branch in self._sinks.branches:
                 branch.outlet.mover = branch.how(intake.report.mover)
             if self._waiter.polls:
                 intake.report.calls["poll"] = self._waiter.polls

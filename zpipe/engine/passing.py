@@ -135,6 +135,7 @@ class _JointSink(End):
 
     def __init__(self, fd: int, name: str, junction: _Junction, *, lenient: bool):
         super().__init__(fd, name, gather(fd))
+        self.finishes_at_once = True
         self._junction = junction
         self._lenient = lenient
 
@@ -192,6 +193,10 @@ class _Junction:
             out = Pipe()
             stack.callback(out.close)
             if joint.merge == "lines":
+                # here: the thread may not have the fds to load it
+                from zpipe.engine.lines import merge_lines
+
+                self._merge_lines = merge_lines
                 pipes = []
                 for way in joint.ways:
                     pipes.append(pipe := Pipe())
@@ -213,9 +218,7 @@ class _Junction:
             self._reader = out.reader
 
     def _merge(self, readers: list[int], writer: int) -> None:
-        from zpipe.engine.lines import merge_lines
-
-        merge_lines(readers, writer, self._fail)
+        self._merge_lines(readers, writer, self._fail)
 
     def _fail(self, problem: str) -> None:
         self.problem = problem

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
     from zpipe.errors import ZpipeError
 
-_ENDING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+ENDING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
 class Stop:
@@ -26,6 +26,7 @@ class Stop:
 
     wakeup = -1
     status_wanted = False
+    keeps = False
     excused = False  # what is read at the moment ends by itself, and not by a first signal
 
     def check(self) -> None:
@@ -38,7 +39,9 @@ class Stop:
 class Relayed(Stop):
     """Passes on to a thread what another one has heard; `ask` may be called by any."""
 
-    def __init__(self) -> None:
+    def __init__(self, *, keeps: bool = True) -> None:
+        """`keeps`: what is on its way when a first signal comes is of use to somebody."""
+        self.keeps = keeps
         self.wakeup = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
         self._asked: Callable[[], ZpipeError] | None = None
         self._at_once = False
@@ -93,7 +96,7 @@ class Signals(Stop):
     def __enter__(self) -> Signals:
         self.wakeup, self._writer = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
         self._wakeup_before = signal.set_wakeup_fd(self._writer, warn_on_full_buffer=False)
-        for number in _ENDING:
+        for number in ENDING:
             if signal.getsignal(number) is not signal.SIG_IGN:
                 self._before[number] = signal.signal(number, self._end)
         self._before[signal.SIGUSR1] = signal.signal(signal.SIGUSR1, self._tell)

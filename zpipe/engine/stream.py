@@ -116,7 +116,7 @@ class UnderWay:
         refuse_wishes(self._stream.sinks, wishes)
         self._reading = node
         passage = self._passages.get(node.id)
-        self._stop.excused = passage is not None and passage.passes_on
+        self._stop.excused = self._stop.keeps and passage is not None and passage.passes_on
         source = open_source(node, wishes, self._waiter, stack, passage)
         self._note_process(node, source)
         if not self._opened:
@@ -174,8 +174,11 @@ class UnderWay:
         report.notes += source.notes
         # a source that failed (a child's exit status) must keep the sink from being put in place
         try:
-            to_its_end = not self._is_over and report.moved != report.expected
-            source.finish(self._waiter, complete=to_its_end)
+            if self._fan is not None and self._fan.interrupted:
+                source.cut()  # a child of its own is not waited for
+            else:
+                to_its_end = not self._is_over and report.moved != report.expected
+                source.finish(self._waiter, complete=to_its_end)
         except TransferError as error:
             error.of_source = True
             raise

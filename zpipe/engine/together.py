@@ -16,7 +16,7 @@ from functools import partial
 
 from zpipe.engine.feedback import Feedback
 from zpipe.engine.passing import passages_of
-from zpipe.engine.stop import Relayed
+from zpipe.engine.stop import ENDING, Relayed
 from zpipe.engine.stream import UnderWay
 from zpipe.errors import (
     Interrupted,
@@ -39,6 +39,7 @@ if TYPE_CHECKING:
     from zpipe.engine.stop import Stop
     from zpipe.graph.wiring import Stream, Wiring
 
+_AT_THE_END = frozenset({"file", "hash", "null", "pattern"})  # kinds that nobody has before
 _PARTING = 1.0  # seconds that streams have to end, once they were asked twice
 
 
@@ -53,8 +54,9 @@ def carry_together(wiring: Wiring, feedback: Feedback, stop: Stop, report: Repor
             for passage in passages.values():
                 stack.callback(passage.close)
             stops = []
-            for _ in wiring.streams:
-                stops.append(relayed := Relayed())
+            kept = _kept(wiring)
+            for stream in wiring.streams:
+                stops.append(relayed := Relayed(keeps=stream.sources[0].id in kept))
                 stack.callback(relayed.close)
             done = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
             stack.callback(os.close, done)
@@ -101,10 +103,16 @@ class _Together:
         self._start()
         while self._running and not self._is_given_up:
             try:
-                self._stop.check()
+                if self._give_up_at is None:
+                    self._stop.check()
                 self._sleep()
             except Interrupted as interrupted:
                 self._interrupt(interrupted)
+        if self._interrupted is None:
+            try:
+                self._stop.check()  # it came with the end, or was the cause of it
+            except Interrupted as interrupted:
+                self._interrupted = interrupted
         self._judge()
 
     def join(self) -> bool:
@@ -158,8 +166,9 @@ class _Together:
         again = self._interrupted is not None
         if again:
             self._give_up_at = time.monotonic() + _PARTING
+        else:
+            self._stop.heard()  # else further ones change nothing
         self._interrupted = interrupted
-        self._stop.heard()
         for passage in self._passages.values():
             passage.interrupt(interrupted.signum)
         for stop in self._stops:
@@ -170,9 +179,14 @@ class _Together:
     def _run(self, stream: Stream, stop: Relayed) -> None:
         try:
             with ExitStack() as stack:
-                UnderWay(stream, self._feedback, stop, self._report, stack, self._passages).carry()
-        except ZpipeError as error:
-            self._note(error, stream)
+                under_way = UnderWay(
+                    stream, self._feedback, stop, self._report, stack, self._passages
+                )
+                try:
+                    under_way.carry()
+                except ZpipeError as error:
+                    # before the ends are closed, so that what follows from it comes later
+                    self._note(error, stream)
         except BaseException as error:  # an error of ours: it is raised again where all ends
             self._internal = error
             self._cancel()
@@ -219,7 +233,9 @@ class _Together:
         self._report.hops.sort(key=lambda hop: order[hop.ends[0]])
         if self._internal is not None:
             raise self._internal
-        if self._failures:
+        # a terminal sends its signal to the children, too
+        by_signal = all(error.died_of in ENDING for error in self._failures)
+        if self._failures and not (self._interrupted is not None and by_signal):
             first, *others = self._failures
             # they failed at the same time, each by itself
             lines = [line for error in others if not error.told for line in error.args]
@@ -249,6 +265,37 @@ class _Together:
         """Return every sink once: those of a sequence share them."""
         found = {id(one): one for hop in self._report.hops for one in hop.outlets}
         return list(found.values())
+
+
+def _kept(wiring: Wiring) -> set[str]:
+    """Return the sources of which something is kept that is not read to its end: it goes to
+    somebody who has it at once, and not to a file that is put in place when it is complete.
+    """
+    joints = {way.id: joint.out.id for joint in wiring.joints for way in joint.ways}
+    kept = {
+        (stream.sources[0].id, sink.id)
+        for stream in wiring.streams
+        for sink in stream.sinks
+        if sink.endpoint.kind not in _AT_THE_END
+        or stream.wishes[0].inplace
+        or stream.wishes[0].append
+    }
+    passing = {node.id for node in wiring.passing} | set(joints)
+    found = {source for source, sink in kept if sink not in passing}
+    while True:
+        more = {
+            stream.sources[0].id
+            for stream in wiring.streams
+            for sink in stream.sinks
+            if joints.get(sink.id, sink.id) in found
+        }
+        if more <= found:
+            break
+        found |= more
+    # those of a sequence share their sinks
+    return {
+        s.id for stream in wiring.streams if stream.sources[0].id in found for s in stream.sources
+    }
 
 
 class _Cancelled(ZpipeError):
