@@ -153,11 +153,12 @@ class Relay:
         self,
         *mirrors: Mirror,
         most: int = 64,  # pipes
+        capacity: int = MIB,
         connect: float = 5.0,
         also: Sequence[tuple[int, Any]] = (),  # further addresses of every mirror
     ):
         self.loop = Loop()
-        self.pool = Pool(MIB, most)
+        self.pool = Pool(capacity, most)
         self.services = []
         for mirror in mirrors:
             target = Target(Upstream(mirror.address))
@@ -614,6 +615,24 @@ def test_what_is_spilled_arrives_in_order_at_a_mirror_that_reads_late(
         one.client.shutdown(socket.SHUT_WR)
         assert digest(copy.all()) == digest(said)
         assert one.taps[0].outcome == "ok"
+
+
+def test_a_message_that_is_larger_than_a_pipe_is_spilled_as_a_whole(
+    slow: Server, spill_folder: Path
+) -> None:
+    """Though what went to the file first is fetched again while the rest is still to be stored."""
+    said = bytearray()
+    with relay(mirror(slow, queue=1000, when_full="spill"), capacity=4096) as one:
+        end = slow.accept()
+        for number in range(20):
+            data = content(60_000, seed=number)
+            pass_on(one, data)
+            said += data
+        one.client.shutdown(socket.SHUT_WR)
+        assert digest(Reading(end).all()) == digest(said)
+        end.close()
+        assert one.settle() == ["ok"]
+        assert (one.services[0].missed, one.services[0].bytes) == (0, len(said))
 
 
 def test_what_is_spilled_arrives_though_the_connection_has_ended(

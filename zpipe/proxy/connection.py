@@ -1,8 +1,8 @@
-"""One connection from its accept to its end: what it opens with, where it goes, why it ended.
+"""One connection from its accept to its end: where it goes, and why it ended.
 
-Everything that happens once per connection is here; what happens once per message is in `relay`.
-No socket is made within a batch of events (see `loop`): a connection begins, and tries another
-upstream, after it.
+What happens once per connection is here, or, until it is known where it goes, in `opening`; what
+happens once per message is in `relay`. No socket is made within a batch of events (see `loop`): a
+connection begins, and tries another upstream, after it.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ from time import time
 from zpipe.errors import reason
 from zpipe.kernel.network import STREAM, reset_at_close
 from zpipe.proxy.counters import Access
+from zpipe.proxy.opening import Opening
 from zpipe.proxy.relay import IN, ODD, OUT, WATCHED, Side
 
 TYPE_CHECKING = False
@@ -23,14 +24,12 @@ if TYPE_CHECKING:
 
     from zpipe.proxy.capture import Recorder, Tape
     from zpipe.proxy.expiry import Expiry
-    from zpipe.proxy.header import ProxyHeader
     from zpipe.proxy.listening import Listener
     from zpipe.proxy.mirror import MirrorTap
     from zpipe.proxy.service import Service
-    from zpipe.proxy.upstreams import Balancer, Target
+    from zpipe.proxy.upstreams import Target
 
 _make_socket = socket.SocketType
-_PEEKED = 17 << 10  # a PROXY header, or a ClientHello of the longest record
 _BROKEN = (errno.ECONNRESET, errno.EPIPE)
 # no fault of the upstream: memory, or ports of ours
 _OURS = (errno.ENOBUFS, errno.ENOMEM, errno.EADDRNOTAVAIL, errno.EAGAIN)
@@ -39,52 +38,40 @@ _RETRY_FULL = 0.02  # a UNIX listener whose backlog is full says so at once, and
 _DROPPED = 1 << 20
 
 
-class Connection:
+class Connection(Opening):
     """A client, and the upstream that it was given."""
 
     __slots__ = (
-        "_balancer",
         "_began",
         "_ended",
         "_full_since",
-        "_header",
         "_idle",
         "_listener",
+        "_moved_before",
         "_moved_half",
-        "_peer",
-        "_source",
         "_started",
         "_tape",
         "_took",
         "_tried",
         "_waits",
         "admitted",
-        "client",
         "mirrors",
-        "moved_before",
-        "name",
         "problem",
         "server",
-        "service",
         "target",
     )
 
     def __init__(self, service: Service, listener: Listener, sock: socket.SocketType, peer: Any):
-        self.service = service
+        super().__init__(service, peer)
         self.client = Side(sock, self, service.shared)
         self.server: Side | None = None
         self.admitted: str | None = None  # the source that it counts for
         self.mirrors: tuple[MirrorTap, ...] = ()
-        self.moved_before = self._idle = self._moved_half = 0
-        self.name = ""
+        self._moved_before = self._idle = self._moved_half = 0
         self._listener = listener
-        self._peer = peer  # as accept gave it: made into text only when it is told
-        self._source: Any = None  # by a PROXY header
-        self._header: ProxyHeader | None = None
         self._tape: Tape | None = None
         self.target: Target | None = None
         self._tried: tuple[Target, ...] = ()
-        self._balancer: Balancer = service.balancer
         self._began = time()
         self._started = service.loop.now
         self._took: float | None = None
@@ -98,108 +85,7 @@ class Connection:
         """Tell whether it has not ended yet."""
         return not self._ended
 
-    # What it opens with
-
-    def begin(self) -> None:
-        """Look at what the client opens with, if that is wanted; else connect."""
-        if self.service.peeks:
-            self._wait_in(self.service.opening)
-            self.service.loop.watch(self.client.fd, WATCHED, self._peek)
-        else:
-            self.connect()
-
-    def _peek(self, event: int) -> None:
-        """Judge the first bytes without taking them; come again when there are more."""
-        try:
-            data = self.client.sock.recv(_PEEKED, socket.MSG_PEEK)
-        except BlockingIOError:
-            if self._header is None or self.service.routes:
-                return
-            data = b""  # the header was all so far, and nothing else is waited for
-        except OSError as error:
-            self.broken(self.client, error)
-            return
-        else:
-            if not data and self._header is None:
-                self.close("client-left")
-                return
-        final = bool(event & ODD) or len(data) == _PEEKED
-        if self.service.takes_header and self._header is None:
-            length = self._take_header(data, final=final)
-            if length is None:
-                return
-            if length:
-                self._peek(event)  # a long header may have hidden what is behind it
-                return
-        if self.service.routes and not self._take_name(data, final=final):
-            return
-        self._wait_in(None)
-        # what comes now is read when the upstream has answered
-        self.service.loop.handle(self.client.fd, _later)
-        # the upstream's socket must not get a number that an event of this batch is still about
-        self.service.loop.after(self.connect)
-
-    def _take_header(self, data: bytes, *, final: bool) -> int | None:
-        """Take the PROXY header off the stream. Returns: its length; None: not yet, or closed."""
-        from zpipe.proxy import header
-
-        service = self.service
-        wanted = service.settings.header.accept
-        trusted = service.trusts(self.address())
-        if wanted == "optional":
-            starts = header.starts(data) if trusted else False
-            if starts is None and not final:
-                return None
-            if not starts:
-                return self._no_header()
-        try:
-            if not trusted:
-                raise header.Malformed("from an address that is not trusted")
-            found = header.parse(data)
-        except header.Incomplete:
-            if final:
-                self.close("bad-header", reset=True)
-            return None
-        except header.Malformed:
-            self.close("bad-header", reset=True)
-            return None
-        self.client.sock.recv(found.length)
-        self._header = found
-        if not found.local and found.source is not None:
-            self._source = found.source
-        return found.length if self._admit() else None
-
-    def _no_header(self) -> int | None:
-        from zpipe.proxy.header import ProxyHeader
-
-        self._header = ProxyHeader(
-            version=1,
-            local=True,
-            family="unspec",
-            source=None,
-            destination=None,
-            tlvs=b"",
-            length=0,
-        )
-        return 0 if self._admit() else None
-
-    def _take_name(self, data: bytes, *, final: bool) -> bool:
-        """Find the upstreams for the name in a ClientHello. Returns: whether one is known."""
-        from zpipe.proxy import hello
-
-        try:
-            self.name = hello.server_name(data) or ""
-        except hello.Incomplete:
-            if not final:
-                return False
-        except hello.NotTls:
-            pass
-        balancer = self.service.route(self.name)
-        if balancer is None:
-            self.close("no-route", reset=True)
-            return False
-        self._balancer = balancer
-        return True
+    # Whether it may come in
 
     def _admit(self) -> bool:
         """Ask whether the source that the header names is welcome."""
@@ -216,20 +102,6 @@ class Connection:
         self._drop(self.client, reset=True)
 
     # Where it goes
-
-    def address(self) -> str:
-        """Return the client's address without a port; empty for a UNIX client."""
-        source = self._source or self._peer
-        # a client of a dual-stack listener is one of IPv4 all the same
-        return source[0].removeprefix("::ffff:") if isinstance(source, tuple) else ""
-
-    def peer(self) -> str:
-        """Return the client's address for people."""
-        source = self._source or self._peer
-        if not isinstance(source, tuple):
-            return source if isinstance(source, str) and source else "unix"
-        host = self.address()
-        return f"[{host}]:{source[1]}" if ":" in host else f"{host}:{source[1]}"
 
     def connect(self) -> None:
         """Try the next upstream; the client is closed when there is none."""
@@ -444,8 +316,8 @@ class Connection:
     def is_idle(self, periods: int) -> bool:
         """Tell whether nothing has moved for so many calls in a row."""
         moved = self.moved()
-        self._idle = self._idle + 1 if moved == self.moved_before else 0
-        self.moved_before = moved
+        self._idle = self._idle + 1 if moved == self._moved_before else 0
+        self._moved_before = moved
         return self._idle >= periods
 
     def close(self, why: str, *, reset: bool = False) -> None:
@@ -514,10 +386,6 @@ class Connection:
     def spliced(self) -> int:
         """Return the bytes of both directions that went by splice."""
         return self.client.spliced + (self.server.spliced if self.server is not None else 0)
-
-
-def _later(event: int) -> None:
-    """Leave an event of a client that still has no upstream."""
 
 
 def _read_away(fd: int) -> None:

@@ -1,9 +1,9 @@
 """A copy of what passes, for a server that must not be able to hurt anybody.
 
-A tap takes what one side of a connection has read, queues it, and sends it on as its own socket
-has room. The primary has its bytes first; a mirror that is not there, slow or stuck is given up
-once its queue is full, unless it may spill to a file, or is allowed to hold the primary up
-(`block`). What the mirror answers is read and dropped.
+A tap takes what one side of a connection has read, lets it wait in a `Backlog`, and sends it on as
+its own socket has room. The primary has its bytes first; a mirror that is not there, slow or stuck
+is given up once its queue is full, unless it may spill to a file, or is allowed to hold the primary
+up (`block`). What the mirror answers is read and dropped.
 
 Events are taken as hints only: a socket that is made within a batch may get one that was meant for
 another of the same number.
@@ -15,12 +15,12 @@ import errno
 import os
 import resource
 import socket
-from collections import Counter, OrderedDict, deque
+from collections import Counter, OrderedDict
 from itertools import islice
 
-from zpipe.engine.spill import Spill, default_folder
 from zpipe.kernel import inspect
 from zpipe.kernel.network import STREAM, do_not_pace, reset_at_close
+from zpipe.proxy.backlog import CHUNK, Backlog, Lost, word
 from zpipe.proxy.relay import OUT, WATCHED
 
 TYPE_CHECKING = False
@@ -34,10 +34,8 @@ if TYPE_CHECKING:
     from zpipe.proxy.settings import Mirror
     from zpipe.proxy.upstreams import Target
 
-_PIPES = 8  # that one tap may hold; a pipe may be full with little in it
 _IN_KERNEL = 512 << 10  # bytes that a mirror's socket may hold; Linux doubles it
-_CHUNK = 64 << 10  # small messages that wait are put together
-_DELAY = 0.001  # seconds that they wait
+_DELAY = 0.001  # seconds that small messages wait for others
 _LINGER = 5.0  # seconds without progress, once the primary has ended
 _LINGERING = 256  # taps of a mirror whose primary has ended: they must not use up the fds
 _LOOKED_AT = 32  # of those, for one that has nothing to lose
@@ -96,19 +94,16 @@ class MirrorTap:
     """The copy of one direction of one connection."""
 
     __slots__ = (
+        "_backlog",
         "_blocked",
         "_closed",
         "_ending",
         "_fd",
         "_left",
-        "_pipes",
-        "_queue",
-        "_queued",
         "_service",
         "_side",
         "_sock",
         "_soon",
-        "_spill",
         "_timer",
         "outcome",
         "waits",
@@ -117,9 +112,8 @@ class MirrorTap:
     def __init__(self, service: MirrorService, side: Side):
         self._service = service
         self._side: Side | None = side
-        self._queue: deque[bytearray | tuple[Pipe, int]] = deque()
-        self._queued = self._pipes = self._left = 0
-        self._spill: Spill | None = None
+        self._backlog = Backlog(service.pool)
+        self._left = 0
         self._ending = self._closed = self._blocked = self._soon = False
         self._sock: socket.SocketType | None = None
         self._fd = -1
@@ -144,7 +138,7 @@ class MirrorTap:
             service.loop.watch(self._fd, WATCHED | OUT, self._ready)
         except OSError as error:
             self._timer = None
-            why = _why(error)
+            why = word(error)
             if why in _NOT_THERE:
                 service.target.failed(service.loop.now)
             self._give_up(why)
@@ -159,7 +153,7 @@ class MirrorTap:
     @property
     def has_more(self) -> bool:
         """Tell whether there is something that was not sent."""
-        return self._queued > 0
+        return self._backlog.size > 0
 
     # From the side
 
@@ -167,11 +161,12 @@ class MirrorTap:
         """Take a small message."""
         if self._fd < 0:
             return
-        if self._spill is not None:
-            self._store_bytes(data)
+        backlog = self._backlog
+        if backlog.spills:
+            self._spill(data)
             return
-        self._append(data)
-        if self._queued < min(_CHUNK, self._service.mirror.queue):
+        backlog.add(data)
+        if backlog.size < min(CHUNK, self._service.mirror.queue):
             # the primary's answer goes first, and several messages go at once
             if not self._blocked and not self._soon:
                 self._soon = True
@@ -183,32 +178,16 @@ class MirrorTap:
         """Take a pipe with so many bytes."""
         if self._fd < 0:
             self._service.pool.discard(pipe)
-            return
-        if self._spill is not None:
-            self._store(pipe, count)
-            return
-        if self._pipes < _PIPES:
-            self._queue.append((pipe, count))
-            self._queued += count
-            self._pipes += 1
+        elif self._backlog.spills:
+            self._spill((pipe, count))
         else:
-            self._append(pipe.take_out(count))
-            self._service.pool.give_back(pipe)
-        self._bound()
+            self._backlog.add_pipe(pipe, count)
+            self._bound()
 
     def _flush_at_last(self) -> None:
         self._soon = False
         if self._fd >= 0 and not self._blocked:
             self._flush()
-
-    def _append(self, data: bytes | bytearray) -> None:
-        queue = self._queue
-        last = queue[-1] if queue else None
-        if isinstance(last, bytearray) and len(last) < _CHUNK:
-            last += data
-        else:
-            queue.append(bytearray(data))
-        self._queued += len(data)
 
     def no_pipe(self, count: int) -> None:
         """Know that so many bytes have passed, and could not be duplicated."""
@@ -246,7 +225,7 @@ class MirrorTap:
         for _ in range(64):
             try:
                 if not sock.recv_into(buffer):
-                    if self._ending and not self._queued and self._spill is None:
+                    if self._ending and not self._backlog.size:
                         self._close()
                         return False
                     return True  # it has no more to say, and may listen all the same
@@ -254,7 +233,7 @@ class MirrorTap:
                 return True
             except OSError as error:
                 if error.errno != errno.ENOTCONN:
-                    self._give_up(_why(error))
+                    self._give_up(word(error))
                     return False
                 return True
         self._service.loop.again(lambda: self._ready(0))
@@ -262,31 +241,10 @@ class MirrorTap:
 
     def _flush(self) -> None:
         """Send what the mirror takes now."""
-        service, queue, sock = self._service, self._queue, self._sock
+        backlog, sock = self._backlog, self._sock
         assert sock is not None
         try:
-            while queue or self._fetch():
-                first = queue[0]
-                if isinstance(first, tuple):
-                    pipe, count = first
-                    sent = os.splice(
-                        pipe.reader,
-                        self._fd,
-                        count,
-                        flags=os.SPLICE_F_MOVE | os.SPLICE_F_NONBLOCK,
-                    )
-                    if sent == count:
-                        queue.popleft()
-                        self._pipes -= 1
-                        service.pool.give_back(pipe)
-                    else:
-                        queue[0] = (pipe, count - sent)
-                else:
-                    sent = sock.send(first)
-                    if sent == len(first):
-                        queue.popleft()
-                    else:
-                        del first[:sent]
+            while sent := backlog.send(sock):
                 self._sent(sent)
         except BlockingIOError:
             self._blocked = True  # until epoll tells of room
@@ -295,7 +253,7 @@ class MirrorTap:
             if error.errno == errno.ENOTCONN:  # it is being connected
                 self._blocked = True
             else:
-                self._give_up(_why(error))
+                self._give_up(word(error))
             return
         if self._ending:
             try:
@@ -303,36 +261,14 @@ class MirrorTap:
             except OSError:
                 self._close()
 
-    def _fetch(self) -> bool:
-        """Put what was spilled first into the queue. Returns: whether there was something."""
-        spill = self._spill
-        if spill is None:
-            return False
-        pool = self._service.pool
-        pipe = pool.take(beyond=True)
-        if pipe is None:
-            raise OSError(errno.EMFILE, "")
-        try:
-            count = spill.fetch(pipe.writer)
-        except BaseException:
-            pool.discard(pipe)
-            raise
-        self._queue.append((pipe, count))
-        self._pipes += 1
-        if not spill.size:
-            spill.close()
-            self._spill = None
-        return True
-
     def _sent(self, count: int) -> None:
         """Count what has gone; whoever was held up by a full queue goes on."""
-        self._queued -= count
         self._service.bytes += count
         if self._timer is not None and not self._ending:
             self._service.target.succeeded()
             self._timer.cancel()
             self._timer = None
-        if self.waits and self._queued <= self._service.mirror.queue // 2:
+        if self.waits and self._backlog.size <= self._service.mirror.queue // 2:
             self.waits = False
             if self._side is not None:
                 self._service.loop.again(self._side.resume)
@@ -344,62 +280,30 @@ class MirrorTap:
         if not self._blocked:
             self._flush()
         mirror = self._service.mirror
-        if self._fd < 0 or self._queued <= mirror.queue:
+        if self._fd < 0 or self._backlog.size <= mirror.queue:
             return
         if mirror.when_full == "block":
             self.waits = True
         elif mirror.when_full == "spill":
-            try:
-                self._spill = Spill(default_folder(), mirror.spill_max, Counter())
-            except OSError as error:
-                self._give_up(_why(error))
-                return
-            # what came last goes to the file, so that no more than the queue stays in memory
-            last = self._queue.pop()
-            if isinstance(last, tuple):
-                self._pipes -= 1
-                self._queued -= last[1]
-                self._store(*last)
-            else:
-                self._queued -= len(last)
-                self._store_bytes(last)
+            self._spill(None)
         else:
             self._give_up("full")
 
-    def _store_bytes(self, data: bytes | bytearray) -> None:
-        pool = self._service.pool
-        rest = memoryview(data)
-        while rest and self._spill is not None:
-            pipe = pool.take(beyond=True)
-            if pipe is None:
-                self._service.missed += len(rest)
-                self._give_up("no-pipes")
-                return
-            count = os.write(pipe.writer, rest[: pipe.capacity])
-            rest = rest[count:]
-            self._store(pipe, count)
-
-    def _store(self, pipe: Pipe, count: int) -> None:
-        """Spill what is in a pipe; it was written to page cache when this returns, as a rule."""
-        spill, pool = self._spill, self._service.pool
-        assert spill is not None
-        left = count
+    def _spill(self, more: bytes | tuple[Pipe, int] | None) -> None:
+        """Let more wait in the file; None: begin one, no more than the queue stays in memory."""
+        backlog, service = self._backlog, self._service
         try:
-            while left and (moved := spill.store(pipe.reader, left)):
-                left -= moved
-        except OSError as error:
-            why = _why(error)
-        else:
-            full = spill.size + left > self._service.mirror.spill_max
-            why = "spill-full" if full else "no-space"
-        self._queued += count - left
-        if left:
-            pool.discard(pipe)
-            self._service.missed += left
-            self._give_up(why)
+            if more is None:
+                backlog.spill(service.mirror.spill_max)
+            elif isinstance(more, tuple):
+                backlog.store_pipe(*more)
+            else:
+                backlog.store(more)
+        except Lost as lost:
+            service.missed += lost.count
+            self._give_up(lost.why)
             return
-        pool.give_back(pipe)
-        if not self._queue:
+        if backlog.all_spilled:
             self._flush()
 
     # The end
@@ -432,9 +336,9 @@ class MirrorTap:
     def _unsent(self) -> int:
         """Return the bytes that the mirror's kernel has not acknowledged, or never got."""
         try:
-            return self._queued + (inspect.unsent(self._fd) if self._fd >= 0 else 0)
+            return self._backlog.size + (inspect.unsent(self._fd) if self._fd >= 0 else 0)
         except OSError:
-            return self._queued
+            return self._backlog.size
 
     def _give_up(self, why: str) -> None:
         """Let the mirror go; the connection goes on as if there had never been one."""
@@ -443,7 +347,7 @@ class MirrorTap:
             self._service.given_up[why] += 1
             if self._timer is not None and not self._ending and why in _NOT_THERE:
                 self._service.target.failed(self._service.loop.now)  # another address next time
-        self._service.missed += self._queued
+        self._service.missed += self._backlog.size
         if self._sock is not None:
             try:
                 # the mirror must not take what was cut off for a whole
@@ -467,38 +371,13 @@ class MirrorTap:
         if not self._closed:
             self._closed = True
             service.gone(self)
-        for item in self._queue:
-            if isinstance(item, tuple):
-                service.pool.discard(item[0])
-        self._queue.clear()
-        self._queued = self._pipes = 0
-        if self._spill is not None:
-            self._spill.close()
-            self._spill = None
+        self._backlog.drop()
         self.waits = False
         if side is not None and side.fd >= 0:
             side.taps = tuple(tap for tap in side.taps if tap is not self)
             side.requicken()
             if side.paused and not any(tap.waits for tap in side.taps):
                 service.loop.again(side.resume)
-
-
-def _why(error: OSError) -> str:
-    """Return a word of a bounded set for an error."""
-    return {
-        errno.ECONNREFUSED: "refused",
-        errno.ENOENT: "refused",
-        errno.EAGAIN: "refused",
-        errno.ECONNRESET: "reset",
-        errno.EPIPE: "reset",
-        errno.ETIMEDOUT: "timeout",
-        errno.EHOSTUNREACH: "unreachable",
-        errno.ENETUNREACH: "unreachable",
-        errno.EMFILE: "no-fds",
-        errno.ENFILE: "no-fds",
-        errno.ENOSPC: "no-space",
-        errno.EDQUOT: "no-space",
-    }.get(error.errno or 0, "error")
 
 
 REASONS = {

@@ -1,14 +1,13 @@
 """The two sockets of a connection, and how bytes pass from each to the other.
 
 A `Side` reads from its own socket and writes to its peer's. Small messages are read into one
-buffer that all share, and written; a read that fills it switches to splice through a borrowed
-pipe, until a burst is small again. Both sockets are watched edge-triggered, so the rules are:
+buffer that all share, and written; a read that fills it switches to splice (see `bulk`) until a
+burst is small again. Both sockets are watched edge-triggered, so the rules are:
 
 - a source is read until it has nothing more: until EAGAIN, or until a read that is shorter than
   what was asked for, which says the same (`readable` is False then);
 - a sink that takes no more leaves the side `stuck`: what it holds (`rest`, or `pipe` with `in_pipe`
   bytes) goes out when the peer's socket has room, and nothing is read before that;
-- a pipe is refilled only when it is empty, so that EAGAIN from it means the source;
 - the end of input is passed on when nothing is held any more, as a half-close.
 
 As long as a side is `quick` the loop itself carries small messages (see `loop`, lanes). What a
@@ -22,11 +21,9 @@ import errno
 import os
 import select
 import socket
-from socket import MSG_PEEK
 from typing import Protocol
 
-from zpipe.kernel.network import do_not_pace
-from zpipe.kernel.transfer import tee
+from zpipe.proxy.bulk import carry_bulk, push
 from zpipe.proxy.loop import BUFFER
 
 TYPE_CHECKING = False
@@ -44,14 +41,8 @@ _GONE = select.EPOLLERR | select.EPOLLHUP
 # Bytes that one side moves before others have their turn; who has a tap lets it send in between.
 _TURN = 4 << 20
 _TURN_TAPPED = 256 << 10
-# Below this a burst is no bulk: splice costs more than it saves (break-even at 4 to 8 KiB).
-_SMALL = 64 << 10
-_AT_ONCE = 1 << 30
-_FLAGS = os.SPLICE_F_MOVE | os.SPLICE_F_NONBLOCK
-# This pair of sockets cannot be spliced, or nobody here may: kTLS control records, seccomp, gVisor.
-_NO_SPLICE = {errno.EINVAL, errno.ENOSYS, errno.EPERM, errno.EACCES, errno.EOPNOTSUPP}
 
-_readv, _write, _splice = os.readv, os.write, os.splice
+_readv, _write = os.readv, os.write
 
 
 class Tap(Protocol):
@@ -220,7 +211,7 @@ class Side:
                 if not room:
                     return
             if self.bulk and not self.urgent:
-                self._carry_bulk(room)
+                carry_bulk(self, room)
                 if not self.bulk and self.fd >= 0:
                     self.requicken()
             elif not self._copy(room if room < BUFFER else BUFFER, probe=probe):
@@ -236,20 +227,9 @@ class Side:
 
     def go_on(self) -> None:
         """Write what is held, as the peer has room; then read on."""
-        if self.rest is not None:
-            try:
-                taken = _write(self.peer.fd, self.rest)
-            except BlockingIOError:
-                return
-            except OSError as error:
-                self.owner.broken(self.peer, error)
-                return
-            self.count += taken
-            if taken < len(self.rest):
-                self.rest = self.rest[taken:]
-                return
-            self.rest = None
-        if self.in_pipe and not self._push():
+        if self.rest is not None and not self.write_rest():
+            return
+        if self.in_pipe and not push(self):
             return
         self.stuck = False
         if self.deaf:
@@ -294,6 +274,11 @@ class Side:
         self.peer = _NO_SIDE
         return lost
 
+    def _another_turn(self) -> None:
+        self.yields = False
+        if self.fd >= 0 and not self.stuck and not self.paused:
+            self.pull()
+
     # One read, one write
 
     def _copy(self, room: int, *, probe: bool) -> bool:
@@ -317,7 +302,7 @@ class Side:
     def _pass_on(self, count: int) -> bool:
         """Write what one read has put into the buffer. Returns: whether to go on reading."""
         if not count:
-            self._end()
+            self.end()
             return False
         view = self.shared.view[:count]
         for limiter in self.limiters:
@@ -348,9 +333,29 @@ class Side:
     def _hold(self, rest: memoryview) -> None:
         """Keep what the peer does not take now; its room will be told of."""
         self.rest = memoryview(bytes(rest))
-        self._stick()
+        self.stick()
 
-    def _stick(self) -> None:
+    def write_rest(self) -> bool:
+        """Write what was held. Returns: whether all of it went; or the side is stuck, or broken."""
+        assert self.rest is not None
+        try:
+            taken = _write(self.peer.fd, self.rest)
+        except BlockingIOError:
+            taken = 0
+        except OSError as error:
+            self.owner.broken(self.peer, error)
+            return False
+        self.count += taken
+        if taken == len(self.rest):
+            self.rest = None
+            return True
+        self.rest = self.rest[taken:]
+        if not self.stuck:
+            self.stick()
+        return False
+
+    def stick(self) -> None:
+        """Go on when the peer has room, and not before."""
         self.stuck = True
         peer = self.peer
         self._leave_lane()
@@ -387,135 +392,9 @@ class Side:
             self.quick = False
             self.shared.loop.lane(self.fd, None)
 
-    # Bulk
-
-    def _carry_bulk(self, room: int) -> None:
-        """Splice through a borrowed pipe until the source is empty, or the peer full."""
-        pool = self.shared.pool
-        pipe = pool.take()
-        if pipe is None:
-            self.bulk = False
-            return
-        self.pipe = pipe
-        if self.peer.paced:
-            self.peer.do_not_pace()
-        start = self.count
-        others: list[Pipe] = []  # of the same capacity, for the taps
-        try:
-            while (moved := self.count - start) < room and not self.paused:
-                if self.taps and not others:
-                    # before the splice: what cannot be teed is read and written instead
-                    found = pool.take_like(pipe, len(self.taps))
-                    if found is None:
-                        self.bulk = False
-                        break
-                    others = found
-                limit = _AT_ONCE if not self.limiters else room - moved
-                try:
-                    count = _splice(self.fd, pipe.writer, limit, flags=_FLAGS)
-                except BlockingIOError:
-                    if moved:
-                        self.readable = False
-                    else:
-                        # nothing by splice though epoll called it readable: an urgent mark, or a
-                        # socket whose queue only recv sees (kTLS, sockmap)
-                        self.bulk = False
-                    break
-                except OSError as error:
-                    if error.errno not in _NO_SPLICE:
-                        self.owner.broken(self, error)
-                        return
-                    if error.errno in (errno.ENOSYS, errno.EPERM):
-                        self.shared.splice = False
-                    self.bulk = False
-                    break
-                if not count:
-                    if not self._is_end():
-                        self.bulk = False
-                        break
-                    self._end()
-                    return
-                self.in_pipe = count
-                for limiter in self.limiters:
-                    limiter.spend(count)
-                if self.taps:
-                    self._tee(pipe, count, others)
-                    others = []
-                if not self._push() or self.pipe is not pipe:
-                    return
-            if self.count - start < min(_SMALL, room):
-                self.bulk = False
-        finally:
-            for other in others:
-                pool.give_back(other)
-            # the connection may have been closed meanwhile, and the pipe with it
-            if self.pipe is not None and not self.in_pipe:
-                self.pipe = None
-                pool.give_back(pipe)
-
-    def _push(self) -> bool:
-        """Splice from the pipe to the peer. Returns: whether it is empty; or the side is stuck."""
-        assert self.pipe is not None
-        while self.in_pipe:
-            try:
-                count = _splice(self.pipe.reader, self.peer.fd, self.in_pipe, flags=_FLAGS)
-            except BlockingIOError:
-                if not self.stuck:
-                    self._stick()
-                return False
-            except OSError as error:
-                if error.errno in _NO_SPLICE:
-                    return self._empty_by_hand()
-                self.owner.broken(self.peer, error)
-                return False
-            self.in_pipe -= count
-            self.count += count
-            self.spliced += count
-        if self.stuck:
-            self.shared.pool.give_back(self.pipe)
-            self.pipe = None
-        return True
-
-    def _empty_by_hand(self) -> bool:
-        """Read the pipe and write to a peer that cannot be spliced to."""
-        assert self.pipe is not None
-        self.bulk = False
-        data = self.pipe.take_out(self.in_pipe)
-        self.in_pipe = 0
-        self.shared.pool.give_back(self.pipe)
-        self.pipe = None
-        self.rest = memoryview(data)
-        try:
-            taken = _write(self.peer.fd, self.rest)
-        except BlockingIOError:
-            taken = 0
-        except OSError as error:
-            self.owner.broken(self.peer, error)
-            return False
-        self.count += taken
-        if taken == len(data):
-            self.rest = None
-            return True
-        self.rest = self.rest[taken:]
-        if not self.stuck:
-            self._stick()
-        return False
-
-    def _another_turn(self) -> None:
-        self.yields = False
-        if self.fd >= 0 and not self.stuck and not self.paused:
-            self.pull()
-
     # The end
 
-    def _is_end(self) -> bool:
-        """Tell a true end from an urgent mark, at which splice returns 0 as well."""
-        try:
-            return not self.sock.recv(1, MSG_PEEK)
-        except OSError:
-            return False  # reading tells
-
-    def _end(self) -> None:
+    def end(self) -> None:
         """The source has ended; nothing is held, or it goes first."""
         self.readable = False
         self.input_ended = True
@@ -546,35 +425,15 @@ class Side:
         self.urgent = True
         self._leave_lane()
 
-    def do_not_pace(self) -> None:
-        """Take it out of a pacing congestion control; most connections never have bulk to send."""
-        self.paced = False
-        do_not_pace(self.fd)
-
     # Taps and limits
 
     def _tapped(self, data: bytes) -> None:
         for tap in self.taps:
             tap.data(data)
-        self._wait_for_taps()
+        self.wait_for_taps()
 
-    def _tee(self, pipe: Pipe, count: int, others: list[Pipe]) -> None:
-        """Give every tap the same pages, before the pipe is emptied into the peer."""
-        pool = self.shared.pool
-        for tap in self.taps:
-            other = others.pop()
-            try:
-                copied = tee(pipe.reader, other.writer, count)
-            except OSError:
-                copied = 0
-            if copied == count:
-                tap.pipe(other, count)
-            else:
-                (pool.discard if copied else pool.give_back)(other)
-                tap.no_pipe(count)
-        self._wait_for_taps()
-
-    def _wait_for_taps(self) -> None:
+    def wait_for_taps(self) -> None:
+        """Pause if one of the taps cannot take more."""
         if any(tap.waits for tap in self.taps):
             self.paused = True
 

@@ -1,10 +1,10 @@
 """Standard input and output joined with an upstream: what ssh wants of a ProxyCommand.
 
 The connection is one of a service like any other; its client is one end of a socket pair, and two
-threads carry what lies between the other end and the standard fds, which may be anything and are
-never made non-blocking. A socket that is both standard input and output (inetd) is the client
-itself. As soon as the upstream has ended and all of it is delivered this ends, whether or not
-standard input has.
+threads let movers carry what lies between the other end and the standard fds, which may be anything
+and are never made non-blocking. A socket that is both standard input and output (inetd) is the
+client itself. As soon as the upstream has ended and all of it is delivered this ends, whether or
+not standard input has.
 """
 
 from __future__ import annotations
@@ -13,24 +13,28 @@ import errno
 import os
 import select
 import socket
+from contextlib import closing
 from threading import Thread
 
+from zpipe.endpoints.gather import gather
 from zpipe.errors import ConsumerGone, StalledError, TransferError, reason
-from zpipe.kernel.pipes import Pipe
+from zpipe.facts import OpenFd
+from zpipe.movers import mover_of
+from zpipe.movers.contract import Ended, FallBack, MoveFault, Tuning, Wait
 from zpipe.proxy.connection import Connection
 from zpipe.proxy.loop import Loop
 from zpipe.proxy.pool import Pool
 from zpipe.proxy.resolver import resolve_first
 from zpipe.proxy.service import Plan, Service
+from zpipe.values import replace
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from zpipe.movers.contract import Side
     from zpipe.proxy.counters import Access
     from zpipe.proxy.settings import Settings
 
 _CHUNK = 1 << 20
-_BUFFER = 64 << 10
-_FLAGS = os.SPLICE_F_MOVE | os.SPLICE_F_NONBLOCK
 _STALLED = ("idle", "half-closed", "lifetime")
 
 
@@ -72,6 +76,7 @@ def join(settings: Settings) -> None:
     ours: socket.socket | None = None
     if client is None:
         ours, theirs = socket.socketpair()
+        ours.setblocking(False)
         client = socket.SocketType(socket.AF_UNIX, socket.SOCK_STREAM, 0, theirs.detach())
     client.setblocking(False)
     connection = Connection(service, _Here(), client, None)  # type: ignore[arg-type]
@@ -81,7 +86,7 @@ def join(settings: Settings) -> None:
 
         def deliver() -> None:
             try:
-                _carry(end.fileno(), 1, "standard output")
+                _carry(end.fileno(), 1, "sink", "standard output: write")
             except BaseException as error:  # raised where it is waited for
                 failures.append(error)
                 end.close()
@@ -89,10 +94,10 @@ def join(settings: Settings) -> None:
 
         def collect() -> None:
             try:
-                _carry(0, end.fileno(), "standard input")
-                end.shutdown(socket.SHUT_WR)
+                if _carry(0, end.fileno(), "source", "standard input: read"):
+                    end.shutdown(socket.SHUT_WR)
             except OSError:
-                pass  # the upstream has gone: the other thread knows
+                pass  # the connection has gone meanwhile: the other thread knows
             except TransferError as error:
                 failures.append(error)
                 loop.soon(loop.stop)
@@ -147,92 +152,46 @@ def _as_client() -> socket.SocketType | None:
         return None
 
 
-def _carry(source: int, sink: int, name: str) -> None:
-    """Carry everything from one fd to another, waiting as long as it takes.
+def _carry(source: int, sink: int, standard: Side, act: str) -> bool:
+    """Carry everything from one fd to another, of which `standard` is not the connection's.
 
-    Raises: OSError        at the socket's side.
-            TransferError  at the standard fd's side.
+    Returns: whether the source has ended; else the connection has, of which others tell why.
+    Raises: TransferError  the standard fd failed.
             ConsumerGone   standard output has no reader.
     """
+    error: OSError
     try:
-        _carry_by_splice(source, sink)
-    except OSError as error:
-        if sink == 1 and error.errno == errno.EPIPE:
-            raise ConsumerGone(f"{name}: write: {reason(error)}") from error
-        if sink != 1 and error.errno in (errno.EPIPE, errno.ECONNRESET):
-            raise  # the connection, whose end is told of elsewhere
-        act = "read" if source == 0 else "write"
-        raise TransferError(f"{name}: {act}: {reason(error)}") from error
+        _carry_on(source, sink)
+        return True
+    except MoveFault as fault:
+        if fault.side != standard:
+            return False
+        error = fault.error
+    except OSError as found:
+        error = found
+    text = f"{act}: {reason(error)}"
+    if standard == "sink" and error.errno == errno.EPIPE:
+        raise ConsumerGone(text) from error
+    raise TransferError(text) from error
 
 
-def _carry_by_splice(source: int, sink: int) -> None:
-    pipe = Pipe()
-    try:
-        while True:
-            _wait(source, select.POLLIN)
-            try:
-                count = os.splice(source, pipe.writer, _CHUNK, flags=_FLAGS)
-            except BlockingIOError:
-                continue
-            except OSError as error:
-                if error.errno in (errno.EINVAL, errno.EPERM, errno.ENOSYS):
-                    _copy(source, sink)
+def _carry_on(source: int, sink: int) -> None:
+    """Carry by splice, or by what serves every pair, and wait as long as it takes.
+
+    Raises: MoveFault  one of them failed.
+            OSError    no pipe can be had, or one of them is not open.
+    """
+    # O_NONBLOCK is left as it is: in a thread of its own a call may wait as well
+    one, other = (OpenFd(fd, replace(gather(fd), nonblocking=True), "") for fd in (source, sink))
+    for name in ("splice", "plain"):
+        with closing(mover_of(name).begin(one, other, None, Tuning())) as transfer:
+            while not isinstance(step := transfer.step(_CHUNK), FallBack):
+                if isinstance(step, Ended):
                     return
-                if _has_broken(source, error):
-                    return
-                raise
-            if not count:
-                return
-            while count:
-                _wait(sink, select.POLLOUT)
-                try:
-                    count -= os.splice(pipe.reader, sink, count, flags=_FLAGS)
-                except BlockingIOError:
-                    continue
-                except OSError as error:
-                    if error.errno not in (errno.EINVAL, errno.EPERM, errno.ENOSYS):
-                        raise
-                    # a file in append mode: what is in the pipe first, then the rest
-                    _write_all(sink, os.read(pipe.reader, count))
-                    count = 0
-                    _copy(source, sink)
-                    return
-    finally:
-        pipe.close()
-
-
-def _copy(source: int, sink: int) -> None:
-    while True:
-        _wait(source, select.POLLIN)
-        try:
-            data = os.read(source, _BUFFER)
-        except BlockingIOError:
-            continue
-        except OSError as error:
-            if _has_broken(source, error):
-                return
-            raise
-        if not data:
-            return
-        _write_all(sink, data)
-
-
-def _has_broken(source: int, error: OSError) -> bool:
-    """Tell whether it is the connection that has ended, of which others tell why."""
-    return source != 0 and error.errno == errno.ECONNRESET
-
-
-def _write_all(sink: int, data: bytes) -> None:
-    rest = memoryview(data)
-    while rest:
-        _wait(sink, select.POLLOUT)
-        try:
-            rest = rest[os.write(sink, rest) :]
-        except BlockingIOError:
-            continue
-
-
-def _wait(fd: int, event: int) -> None:
-    poller = select.poll()
-    poller.register(fd, event)
-    poller.poll()
+                if isinstance(step, Wait):
+                    poller = select.poll()
+                    if step.side == "source":
+                        poller.register(source, select.POLLIN)
+                    else:
+                        poller.register(sink, select.POLLOUT)
+                    poller.poll()

@@ -2,8 +2,8 @@
 
 The listeners are open before the first one forks and stay open here, so that a worker that dies
 loses its own connections only: those that wait are accepted by the one that takes its place. A
-worker hears what to do by a socket of its own; when that ends, the supervisor is gone, and the
-worker ends, too.
+worker hears what to do by a socket of its own (see `control`); when that ends, the supervisor is
+gone, and the worker ends, too.
 
 New settings begin another generation of workers, at the same listeners as far as these are the
 same. The generation before accepts no more, and each of it ends when its last connection has gone.
@@ -11,111 +11,37 @@ same. The generation before accepts no more, and each of it ends when its last c
 
 from __future__ import annotations
 
-import json
 import os
 import select
 import signal
 import socket
-import struct
 import sys
 import threading
-from functools import partial
 from time import monotonic
 
 from zpipe.errors import reason
+from zpipe.proxy.control import PATIENCE, RELOAD, REPLACE, TERMINATE, Child, Remote
 from zpipe.proxy.counters import Snapshot, ended, merged, replaced, shown
-from zpipe.proxy.front import Front
 from zpipe.proxy.listening import close_all
 from zpipe.proxy.loop import Loop
-from zpipe.proxy.server import Worker, exit_idle, reloads_of
+from zpipe.proxy.server import reloads_of
+from zpipe.proxy.worker import Worker, exit_idle
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from zpipe.proxy.front import Shows, Told
+    from zpipe.proxy.front import Front, Shows, Told
     from zpipe.proxy.listening import Listener
     from zpipe.proxy.reload import Book, Change
     from zpipe.proxy.service import Plan
     from zpipe.proxy.settings import Operation
 
-_TERMINATE, _RELOAD, _REPLACE, _ASK = b"t", b"r", b"x", b"?"
-_HEAD = struct.Struct("II")  # of an answer: the number of the question, the length
-_PATIENCE = 2.0  # seconds for a worker's answer
 _PARTING = 1.0  # seconds that workers have to end at once
 _HANGING = 10.0  # seconds beyond --drain-timeout
 _LOOKS = 4  # at whether something is open, within --exit-idle-time
 _BACKOFF = 1.0  # seconds until a worker that died young is replaced
 _IGNORED = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1)
-
-
-class _Child:
-    """A worker as the supervisor knows it."""
-
-    def __init__(self, place: int, pid: int, control: socket.socket, drain: float):
-        self.place = place
-        self.pid = pid
-        self.pidfd = os.pidfd_open(pid)
-        self.control = control
-        self.drain = drain  # how long its connections may go on once it is to end
-        self.born = monotonic()
-        self.lock = threading.Lock()
-        self._asked = 0
-        self._heard = b""
-        self.last: Snapshot | None = None
-
-    def tell(self, word: bytes) -> None:
-        """Let it do something; one that has died is not told."""
-        try:
-            self.control.sendall(word)
-        except OSError:
-            pass
-
-    def ask(self) -> bool:
-        """Ask it for its snapshot, which is the `last` one then. Returns: whether it answers."""
-        with self.lock:
-            self._asked += 1
-            try:
-                self.control.sendall(_ASK)
-                # an earlier one may have come too late for its question
-                while self._answer() != self._asked:
-                    pass
-            except (OSError, ValueError):
-                return False
-            return True
-
-    def part(self) -> None:
-        """Hear its last words, for it has died, and close what was its own here."""
-        with self.lock:
-            try:
-                while True:
-                    self._answer()
-            except (OSError, ValueError):
-                pass
-            self.close()
-
-    def close(self) -> None:
-        """Close what is its own."""
-        self.control.close()
-        os.close(self.pidfd)
-
-    def _answer(self) -> int:
-        """Take one answer; what has come of one that did not come whole is kept.
-
-        Returns: the number of the question.
-        """
-        while True:
-            if len(self._heard) >= _HEAD.size:
-                number, length = _HEAD.unpack_from(self._heard)
-                end = _HEAD.size + length
-                if len(self._heard) >= end:
-                    text, self._heard = self._heard[_HEAD.size : end], self._heard[end:]
-                    self.last = json.loads(text)
-                    return int(number)
-            more = self.control.recv(1 << 16)
-            if not more:
-                raise ConnectionResetError
-            self._heard += more
 
 
 class _Supervisor:
@@ -145,8 +71,8 @@ class _Supervisor:
         self._looks = False
         self._lock = threading.Lock()  # of these three, which other threads read
         self._past: list[Snapshot] = []  # what those that have died had told last: at most one
-        self._children: dict[int, _Child] = {}  # by their places
-        self._replaced: list[_Child] = []  # of earlier generations
+        self._children: dict[int, Child] = {}  # by their places
+        self._replaced: list[Child] = []  # of earlier generations
         self._idle_for = 0
         self._accepted = -1
 
@@ -188,7 +114,7 @@ class _Supervisor:
             self._fork(place)
 
     @property
-    def _all(self) -> list[_Child]:
+    def _all(self) -> list[Child]:
         return [*self._children.values(), *self._replaced]
 
     def _fork(self, place: int) -> None:
@@ -203,7 +129,7 @@ class _Supervisor:
         except OSError as error:
             self._not_now(place, error)
             return
-        ours.settimeout(_PATIENCE)
+        ours.settimeout(PATIENCE)
         try:
             pid = os.fork()
         except OSError as error:
@@ -226,7 +152,7 @@ class _Supervisor:
                             listener.close()
             self._be_worker(own, theirs)
         theirs.close()
-        self._children[place] = child = _Child(place, pid, ours, self._drain)
+        self._children[place] = child = Child(place, pid, ours, self._drain)
         # readable without a question means that it has gone
         self.loop.watch(child.pidfd, select.EPOLLIN, lambda _: self._died(child))
 
@@ -254,7 +180,7 @@ class _Supervisor:
                 workers=self._operation.workers,
             )
             self.loop.close()
-            remote = _Remote(worker, control)
+            remote = Remote(worker, control)
             worker.start()
             worker.run()
             remote.part()
@@ -264,7 +190,7 @@ class _Supervisor:
         finally:
             os._exit(status)
 
-    def _died(self, child: _Child) -> None:
+    def _died(self, child: Child) -> None:
         self.loop.forget(child.pidfd)
         _, status = os.waitpid(child.pid, 0)
         child.part()
@@ -297,7 +223,7 @@ class _Supervisor:
             self._reloads.close()
         children = self._all
         for child in children:
-            child.tell(_TERMINATE)
+            child.tell(TERMINATE)
         # one that hangs, or is stopped, is not waited for any longer than this
         drain = max((child.drain for child in children), default=0.0)
         self.loop.later(_PARTING if self._ending > 1 else drain + _HANGING, self.loop.stop)
@@ -312,7 +238,7 @@ class _Supervisor:
     def reload(self, done: Callable[[], None]) -> None:
         """Let them open logs and resolve names; read the settings anew, if that is wanted."""
         for child in self._all:
-            child.tell(_RELOAD)
+            child.tell(RELOAD)
         if self._reloads is not None:
             self._reloads.ask(done)
         else:
@@ -341,7 +267,7 @@ class _Supervisor:
             self._children = {}
         self._fill()
         for child in before:
-            child.tell(_REPLACE)
+            child.tell(REPLACE)
         for child in before:
             child.ask()  # it has accepted its last client when it answers
         self._look_for_idle()
@@ -351,8 +277,8 @@ class _Supervisor:
         with self._lock:
             present, before = list(self._children.values()), list(self._replaced)
             past = list(self._past)
-        answers: list[_Child] = []
-        silent: list[_Child] = []
+        answers: list[Child] = []
+        silent: list[Child] = []
         for child in present:
             (answers if child.ask() else silent).append(child)
         others = [child for child in before if child.ask()]
@@ -399,57 +325,6 @@ class _Supervisor:
                 os.waitpid(child.pid, 0)
             except (ProcessLookupError, ChildProcessError):
                 pass
-
-
-class _Remote:
-    """The worker's end of the socket by which it is told what to do."""
-
-    def __init__(self, worker: Worker, control: socket.socket):
-        self._worker = worker
-        self._control = control
-        self._asked = 0
-        control.setblocking(False)
-        worker.loop.watch(control.fileno(), select.EPOLLIN, self._heard)
-
-    def _heard(self, event: int) -> None:
-        worker = self._worker
-        try:
-            words = self._control.recv(64)
-        except BlockingIOError:
-            return
-        except OSError:
-            words = b""
-        if not words:
-            worker.loop.forget(self._control.fileno())
-            worker.terminate()
-            return
-        for word in words:
-            if word == _TERMINATE[0]:
-                worker.terminate()
-            elif word == _RELOAD[0]:
-                worker.reload()
-            elif word == _REPLACE[0]:
-                worker.be_replaced()
-            else:
-                self._asked += 1
-                # after what it was told before, which is done after the batch
-                worker.loop.after(partial(self._answer, self._asked))
-
-    def part(self) -> None:
-        """Tell the last that there is to tell."""
-        self._answer(0)
-
-    def _answer(self, number: int) -> None:
-        text = json.dumps(self._worker.snapshot()).encode()
-        # a few KiB, into a socket that holds 200: the supervisor reads it, or has gone
-        self._control.setblocking(True)
-        self._control.settimeout(_PATIENCE)
-        try:
-            self._control.sendall(_HEAD.pack(number, len(text)) + text)
-        except OSError:
-            pass
-        finally:
-            self._control.setblocking(False)
 
 
 def supervise(
