@@ -138,3 +138,10 @@ def test_the_recipe_of_the_readme_runs(tmp_path: Path) -> None:
     )
     with open("/bin/sh", "rb") as file:
         assert unpacked.stdout == file.read()
+
+
+def test_the_picture_of_the_readme_is_what_zpipe_draws() -> None:
+    drawn = ROOT / "recipes" / "receive-and-check.svg"
+    done = zpipe("graph", drawn.with_suffix(".yaml"), "--format", "svg")
+    assert done.returncode == 0, done.stderr
+    assert done.stdout == drawn.read_bytes()

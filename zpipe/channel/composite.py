@@ -14,6 +14,7 @@ from errno import EFAULT
 from typing import NamedTuple, overload
 
 from zpipe.channel.parts import FileRegion, Mapped, Memory, counted, debug_leaks, memory_of
+from zpipe.channel.place import fd_of
 from zpipe.errors import SourceTruncated
 from zpipe.kernel.errnos import SPLICE_REFUSED
 from zpipe.kernel.transfer import CHUNK
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
     from typing_extensions import Buffer, Self
 
     from zpipe.channel.parts import Count
+    from zpipe.channel.place import HasFileno
 
 __all__ = ["CompositeBuffer", "FileRegion", "debug_leaks", "wrap"]
 
@@ -310,8 +312,8 @@ class CompositeBuffer:
 
     # writing it out
 
-    def writev(self, fd: int) -> int:
-        """Write from the position on by one system call, and move the position on.
+    def writev(self, target: int | HasFileno) -> int:
+        """Write to an fd from the position on by one system call, and move the position on.
 
         It takes all that is in memory up to the next file region (as many parts as a call can,
         1024), or of a file region up to 64 MiB by sendfile; where that is refused, by a read and a
@@ -322,15 +324,16 @@ class CompositeBuffer:
                 OSError          EPIPE, ENOSPC and all that writev(2) can say.
         """
         self._live()
-        return self._write_some(fd, set())
+        return self._write_some(fd_of(target), set())
 
-    def write_to(self, fd: int) -> int:
-        """Write all from the position on; return the bytes written.
+    def write_to(self, target: int | HasFileno) -> int:
+        """Write all from the position on to an fd; return the bytes written.
 
         Raises: BlockingIOError  the fd is full; the position says how far it came.
                 OSError          as writev(); the same holds.
         """
         self._live()
+        fd = fd_of(target)
         begin = self._position
         refused: set[int] = set()
         try:

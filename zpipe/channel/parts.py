@@ -10,6 +10,7 @@ import stat
 import sys
 import threading
 
+from zpipe.channel.place import fd_of
 from zpipe.errors import SourceTruncated
 
 TYPE_CHECKING = False
@@ -19,8 +20,7 @@ if TYPE_CHECKING:
 
     from typing_extensions import Buffer
 
-    class HasFileno(Protocol):
-        def fileno(self) -> int: ...
+    from zpipe.channel.place import HasFileno
 
     class Guarded(Protocol):
         """A file mapped into memory, read through methods that notice when it is cut."""
@@ -80,7 +80,7 @@ class FileRegion:
 
     def fileno(self) -> int:
         """Return the file's fd."""
-        return self.source if isinstance(self.source, int) else self.source.fileno()
+        return fd_of(self.source)
 
     def _name(self) -> str:
         return f"fd {self.fileno()}"

@@ -18,6 +18,11 @@ if TYPE_CHECKING:
         def fileno(self) -> int: ...
 
 
+def fd_of(end: int | HasFileno) -> int:
+    """Return the fd of what has one."""
+    return end if isinstance(end, int) else end.fileno()
+
+
 # what may make a system call answer otherwise for a file that is the same in all else
 _FLAGS = os.O_ACCMODE | os.O_APPEND | os.O_DIRECT
 
@@ -47,7 +52,7 @@ class Place:
     def __init__(self, end: int | HasFileno, offset: int | None):
         # this is all that a small transfer costs beside its one system call
         self._end = end
-        self.fd = fd = end if isinstance(end, int) else end.fileno()
+        self.fd = fd = fd_of(end)
         self.offset = offset
         self.info = info = os.fstat(fd)
         flags = status_flags(fd)
