@@ -16,17 +16,9 @@ from tests.commands.shell import refused, went_well
 from tests.machine import LONGEST, content, environment, need, zpipe
 from zpipe.commands import cp as cp_command
 from zpipe.commands import trees
-from zpipe.commands.trees import (
-    LETTERS,
-    Request,
-    demanded_of,
-    explained,
-    in_short,
-    path_of,
-    quoted,
-    status_line,
-    wishes_of_letters,
-)
+from zpipe.commands.tree_letters import LETTERS, demanded_of, wishes_of_letters
+from zpipe.commands.tree_words import explained, quoted, status_line
+from zpipe.commands.trees import Request, in_short, path_of
 from zpipe.errors import UsageError
 from zpipe.tree.report import TreeReport
 from zpipe.tree.tasks import Problem

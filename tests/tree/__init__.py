@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING, Any
 from zpipe.engine.stop import Stop
 from zpipe.errors import ZpipeError
 from zpipe.tree.division import Division
-from zpipe.tree.tasks import Batch, Outcome, Problem
+from zpipe.tree.tasks import Batch, Outcome, Problem, join
 from zpipe.tree.wishes import TreeWishes
-from zpipe.tree.worker import Worker, join
+from zpipe.tree.worker import Worker
 
 if TYPE_CHECKING:
     from pathlib import Path

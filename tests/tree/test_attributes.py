@@ -13,8 +13,10 @@ from typing import TYPE_CHECKING
 import pytest
 
 from tests.machine import as_stranger, mounted, need_root
+from tests.tree import TOKEN, UMASK, carry, texts
 from zpipe.errors import TransferError
 from zpipe.tree.attributes import keep
+from zpipe.tree.tasks import Batch
 from zpipe.tree.wishes import ATTRIBUTES, TreeWishes
 
 if TYPE_CHECKING:
@@ -258,3 +260,42 @@ def test_a_file_of_somebody_else_takes_no_attributes(kind: str, tmp_path: Path) 
 
     as_stranger(tmp_path, work)
     assert state(tmp_path / "target") == before
+
+
+# what is withheld until a file has its owner
+
+
+@pytest.mark.parametrize("inherits", [False, True], ids=["umask", "default ACL"])
+@pytest.mark.parametrize("kind", ["file", "fifo"])
+@pytest.mark.parametrize("group", [None, 65_533], ids=["ours", "another"])
+def test_with_the_owner_alone_a_file_has_the_mode_that_it_has_without(
+    group: int | None, kind: str, inherits: bool, tmp_path: Path
+) -> None:
+    """The bits that are for others come after the owner, and are the same as ever."""
+    source, plain, owned = (tmp_path / name for name in ("source", "plain", "owned"))
+    for folder in (source, plain, owned):
+        folder.mkdir()
+    path = source / "name"
+    if kind == "fifo":
+        os.mkfifo(path)
+    else:
+        path.write_bytes(b"bytes")
+    path.chmod(0o666)
+    if group is not None:
+        need_root()
+        os.chown(path, -1, group)
+    if inherits:
+        for folder in (plain, owned):
+            os.setxattr(folder, DEFAULT, RICH)
+    files, others = ((), ("name",)) if kind == "fifo" else (("name",), ())
+    for folder, preserve in ((plain, ()), (owned, ("ownership",))):
+        task = Batch(1, str(source), str(folder), files, others, token=TOKEN)
+        outcome = carry(task, TreeWishes(preserve=frozenset(preserve)))
+        assert texts(outcome) == ""
+        assert os.listdir(folder) == ["name"]
+    was, now = (plain / "name").stat(), (owned / "name").stat()
+    assert stat.S_IMODE(now.st_mode) == stat.S_IMODE(was.st_mode)
+    assert (now.st_mode & 0o077 != 0) or UMASK & 0o077 == 0o077
+    assert now.st_gid == path.stat().st_gid
+    acls = [os.getxattr(each / "name", ACCESS) if inherits else b"" for each in (plain, owned)]
+    assert acls[0] == acls[1]

@@ -20,9 +20,9 @@ from tests.machine import LONGEST, ZPIPE, content, environment, leftovers, missi
 from tests.movers.extents import blocks, extents
 from tests.tree import batch, carry, carry_whole, data_map, texts
 from zpipe.tree.content import segments
+from zpipe.tree.regular import SMALL
 from zpipe.tree.tasks import Chunk, identity_of
 from zpipe.tree.wishes import TreeWishes
-from zpipe.tree.worker import SMALL
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -2,20 +2,24 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 from typing import TYPE_CHECKING, Any
 
 import pytest
 
 from tests.machine import content
+from zpipe.engine.report import Resources
 from zpipe.engine.stop import Stop
 from zpipe.errors import Interrupted
 from zpipe.tree.copy import TreeCopy, TreeFailed
+from zpipe.tree.crew import Alone
 from zpipe.tree.devices import default_workers
 from zpipe.tree.naming import pairs
 from zpipe.tree.report import TreeFeedback, TreeReport
 from zpipe.tree.tasks import Done, Problem
 from zpipe.tree.wishes import TreeWishes
+from zpipe.tree.worker import Worker
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -205,6 +209,83 @@ def test_hard_links_are_links_of_what_was_copied(tmp_path: Path) -> None:
     assert (tmp_path / "d/0").stat().st_nlink == 3
     acts = sorted(names.acts[name] for name in ("0", "one", "two"))
     assert acts == ["copied", "linked", "linked"]
+
+
+@pytest.mark.parametrize("lost", [1, 2, 4])
+@pytest.mark.parametrize("kind", ["file", "symbolic link"])
+def test_where_the_first_name_is_lost_the_next_is_copied(
+    tmp_path: Path, listener: Listener, kind: str, lost: int
+) -> None:
+    """The others are names of that one, and have its digest."""
+    (tmp_path / "s").mkdir()
+    if kind == "file":
+        (tmp_path / "s/0").write_bytes(b"bytes")
+    else:
+        (tmp_path / "s/0").symlink_to("nowhere")
+    for name in ("1", "2", "3"):
+        os.link(tmp_path / "s/0", tmp_path / "s" / name, follow_symlinks=False)
+    names = os.listdir(tmp_path / "s")  # as the walk will meet them
+    bad, good = names[:lost], names[lost:]
+    for name in bad:
+        (tmp_path / "d" / name).mkdir(parents=True)
+    sums: dict[str, str] = {}
+    with pytest.raises(TreeFailed, match=f"^{lost} files? w.* not copied: .*/{bad[0]}"):
+        copy(
+            tmp_path,
+            listener,
+            wishes={"preserve": frozenset({"links"}), "digest": "sha256"},
+            checksums=lambda done: sums.update({os.path.basename(done.path): done.digest}),
+        )
+    inodes = {(tmp_path / "d" / name).lstat().st_ino for name in good}
+    assert len(inodes) == (1 if good else 0)
+    told = [problem.path for problem in listener.problems]
+    assert told == [str(tmp_path / "s" / name) for name in bad]
+    digest = hashlib.sha256(b"bytes").hexdigest()
+    assert sums == (dict.fromkeys(good, digest) if kind == "file" else {})
+
+
+def test_other_names_are_not_given_to_what_was_there_before(
+    tmp_path: Path, listener: Listener
+) -> None:
+    """The first name is lost, and an old file still stands in its place."""
+    (tmp_path / "s").mkdir()
+    (tmp_path / "s/0").write_bytes(b"new")
+    os.link(tmp_path / "s/0", tmp_path / "s/1")
+    first, second = os.listdir(tmp_path / "s")
+    (tmp_path / "d").mkdir()
+    (tmp_path / "d" / first).write_bytes(b"old")
+
+    def ask(path: str) -> bool:
+        """Change the source while it is open."""
+        with open(tmp_path / "s" / first, "r+b") as file:
+            file.write(b"NEW!")
+        return True
+
+    with pytest.raises(TreeFailed):
+        copy(tmp_path, listener, wishes={"preserve": frozenset({"links"})}, ask=ask)
+    assert (tmp_path / "d" / first).read_bytes() == b"old"
+    assert (tmp_path / "d" / second).read_bytes() == b"NEW!"
+    assert (tmp_path / "d" / second).stat().st_nlink == 1
+
+
+class Heavy(Alone):
+    """Says that its workers have used a great deal."""
+
+    used = Resources(0, 100.0, 50.0, 7_000_000, 3_000_000)
+
+
+def test_what_workers_have_used_is_in_the_report(tmp_path: Path, listener: Listener) -> None:
+    plant(tmp_path / "s", 3)
+    worker = Worker(TreeWishes(), Stop(), divides=False)
+    report = copy(tmp_path, listener, crew=lambda: Heavy(worker))
+    used = report.resources
+    assert (used.user >= 100, used.system >= 50) == (True, True)
+    assert (used.voluntary_switches >= 7_000_000, used.involuntary_switches >= 3_000_000) == (
+        True,
+        True,
+    )
+    assert used.seconds == report.seconds < 100
+    assert listener.report.resources == used
 
 
 def test_as_many_workers_as_there_are_processors_and_no_more(tmp_path: Path) -> None:

@@ -15,9 +15,11 @@ import pytest
 
 from tests.machine import LONGEST, as_stranger, content, leftovers, until
 from tests.tree import batch, texts
+from zpipe.engine.report import Resources
 from zpipe.engine.stop import Stop
 from zpipe.errors import Interrupted
-from zpipe.tree.crew import Alone, Forked
+from zpipe.tree.crew import Alone
+from zpipe.tree.forked import Forked
 from zpipe.tree.tasks import Batch, Chunk, Outcome, Problem
 from zpipe.tree.wishes import TreeWishes
 from zpipe.tree.worker import Worker
@@ -219,6 +221,32 @@ def test_how_far_workers_are_is_seen(signs: Signs, said: list[str]) -> None:
         assert crew.moving() == 0
     finally:
         crew.close()
+
+
+@pytest.mark.parametrize("killed", [False, True], ids=["ended", "killed"])
+def test_what_workers_used_is_known_once_they_have_ended(killed: bool, said: list[str]) -> None:
+    """To the last microsecond what the kernel says of the children that were waited for."""
+
+    def spend(task: Task) -> None:
+        while resource.getrusage(resource.RUSAGE_SELF).ru_utime < 0.02:
+            pass
+        if killed and task.number == 1:
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    before = resource.getrusage(resource.RUSAGE_CHILDREN)
+    crew = Forked(2, scripted(spend), said.append)
+    try:
+        drive(crew, [task(number) for number in range(4)])
+        assert killed or crew.used == Resources(0, 0, 0, 0, 0)
+    finally:
+        crew.close()
+    after = resource.getrusage(resource.RUSAGE_CHILDREN)
+    used = crew.used
+    assert used.user == pytest.approx(after.ru_utime - before.ru_utime, abs=1e-5)
+    assert used.system == pytest.approx(after.ru_stime - before.ru_stime, abs=1e-5)
+    assert used.voluntary_switches == after.ru_nvcsw - before.ru_nvcsw
+    assert used.involuntary_switches == after.ru_nivcsw - before.ru_nivcsw
+    assert used.user >= 0.02
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGHUP, signal.SIGUSR1])

@@ -268,6 +268,25 @@ def test_a_new_file_has_the_mode_of_its_source_and_the_umask(source: Path, targe
     assert stat.S_IMODE(target.stat().st_mode) == 0o666 & ~UMASK
 
 
+@pytest.mark.parametrize("existing", [False, True])
+def test_with_the_owner_alone_the_bits_come_after_it(
+    existing: bool, source: Path, target: Path
+) -> None:
+    """What a bit of the target that was grants is not granted to the new owner."""
+    need_root()
+    source.chmod(0o666)
+    os.chown(source, 65_534, 65_533)
+    if existing:
+        target.write_bytes(b"before")
+        target.chmod(0o4755)
+    keeping = TreeWishes(reflink="never", preserve=frozenset({"ownership"}))
+    outcome = carry_whole(batch(source.parent, target.parent, "source", as_name="target"), keeping)
+    assert texts(outcome) == ""
+    found = target.stat()
+    assert (found.st_uid, found.st_gid) == (65_534, 65_533)
+    assert stat.S_IMODE(found.st_mode) == (0o755 if existing else 0o666 & ~UMASK)
+
+
 def test_a_target_that_is_not_writable_is_not_replaced(tmp_path: Path) -> None:
     """A rename would walk around that; as with a small file it is refused."""
     tmp_path.chmod(0o777)

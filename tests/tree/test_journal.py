@@ -81,14 +81,14 @@ def test_nothing_is_written_before_the_flush(tmp_path: Path) -> None:
 
 def test_a_part_that_begins_again_has_no_ranges(tmp_path: Path) -> None:
     journal = opened(tmp_path)
-    journal.part("/dst/big", Part("/dst/.one", SOURCE, 11))
+    journal.part("/dst/big", Part("/dst/.big.zpipe-one", SOURCE, 11))
     journal.range("/dst/big", 0)
-    journal.part("/dst/big", Part("/dst/.two", TARGET, 12))
+    journal.part("/dst/big", Part("/dst/.big.zpipe-two", TARGET, 12))
     journal.flush()
     journal.close()
     journal = opened(tmp_path)
     part = journal.part_of("/dst/big")
-    assert part is not None and (part.temporary, part.offsets) == ("/dst/.two", set())
+    assert part is not None and (part.temporary, part.offsets) == ("/dst/.big.zpipe-two", set())
     journal.close()
 
 
@@ -98,7 +98,7 @@ def test_names_are_the_same_from_any_directory(
     monkeypatch.chdir(tmp_path)
     journal = opened(tmp_path)
     journal.done(done("dst/a"))
-    journal.part("dst/big", Part("dst/.big", SOURCE, 11))
+    journal.part("dst/big", Part("dst/.big.zpipe-1", SOURCE, 11))
     journal.flush()
     journal.close()
     monkeypatch.chdir("/")
@@ -111,7 +111,7 @@ def test_names_are_the_same_from_any_directory(
     )
     assert journal.finished_of(str(tmp_path / "dst" / "a")) is not None
     part = journal.part_of(str(tmp_path / "dst" / "big"))
-    assert part is not None and part.temporary == str(tmp_path / "dst" / ".big")
+    assert part is not None and part.temporary == str(tmp_path / "dst" / ".big.zpipe-1")
     journal.close()
 
 
@@ -262,3 +262,28 @@ def test_it_cannot_be_had(tmp_path: Path) -> None:
     (tmp_path / "journal").mkdir()
     with pytest.raises(TransferError, match="journal: open: Is a directory"):
         opened(tmp_path)
+
+
+@pytest.mark.parametrize(
+    "temporary", ["/etc/.big.zpipe-1", "/dst/big2", "/dst/../etc/.big.zpipe-1"]
+)
+def test_a_part_that_is_not_a_temporary_file_beside_its_target_is_not_taken(
+    tmp_path: Path, temporary: str
+) -> None:
+    journal = opened(tmp_path)
+    journal.part("/dst/big", Part("/dst/.big.zpipe-1", SOURCE, 11))
+    journal.flush()
+    journal.close()
+    path = tmp_path / "journal"
+    path.write_bytes(path.read_bytes().replace(b"/dst/.big.zpipe-1", temporary.encode()))
+    journal = opened(tmp_path)
+    assert journal.part_of("/dst/big") is None
+    journal.close()
+
+
+def test_a_file_that_is_no_journal_is_left_alone(tmp_path: Path) -> None:
+    path = tmp_path / "journal"
+    path.write_bytes(b"my notes\n")
+    with pytest.raises(TransferError, match="is no journal of zpipe"):
+        opened(tmp_path)
+    assert path.read_bytes() == b"my notes\n"

@@ -14,6 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.machine import as_stranger, leftovers
+from tests.tree import UMASK
 from zpipe.errors import TransferError
 from zpipe.tree.place import Place, Taken, judge, take_place, temporary_name
 from zpipe.tree.wishes import TreeWishes
@@ -290,16 +291,40 @@ def test_a_free_name_is_taken_by_a_rename(tmp_path: Path) -> None:
     assert leftovers(tmp_path) == []
 
 
-def test_who_keeps_the_mode_lets_nobody_in_before(tmp_path: Path) -> None:
-    source = tmp_path / "source"
+@pytest.mark.parametrize("inplace", [False, True], ids=["renamed", "in place"])
+@pytest.mark.parametrize("left", [False, True], ids=["free", "left by another run"])
+@pytest.mark.parametrize(
+    "preserve", [{"mode"}, {"ownership"}, {"ownership", "timestamps"}, {"mode", "ownership"}]
+)
+def test_who_keeps_mode_or_owner_lets_nobody_in_before(
+    preserve: set[str], left: bool, inplace: bool, tmp_path: Path
+) -> None:
+    source, target = tmp_path / "source", tmp_path / "target"
     source.touch()
     source.chmod(0o666)
-    wishes = TreeWishes(preserve=frozenset({"mode"}))
+    if left:
+        (tmp_path / ".x.zpipe-1").write_bytes(b"left")
+    wishes = TreeWishes(preserve=frozenset(preserve), inplace=inplace)
     with opened(tmp_path) as at:
-        place = take_place(at, "target", ".x.zpipe-1", None, source.stat(), wishes)
+        place = take_place(at, str(target), ".x.zpipe-1", None, source.stat(), wishes)
+        assert os.path.samestat(
+            os.fstat(place.fd), (target if inplace else tmp_path / ".x.zpipe-1").stat()
+        )
         mode = stat.S_IMODE(os.fstat(place.fd).st_mode)
         place.discard()
     assert mode & 0o077 == 0
+    withheld = None if "mode" in preserve else 0o666 & ~UMASK
+    assert place.withheld == withheld
+
+
+def test_nothing_is_withheld_of_a_target_that_is_replaced(tmp_path: Path) -> None:
+    """It keeps its own bits, in place and by a rename."""
+    target = tmp_path / "target"
+    for inplace in (False, True):
+        file(target, tmp_path)
+        target.chmod(0o604)
+        place = taken(target, TreeWishes(preserve=frozenset({"ownership"}), inplace=inplace), 0o666)
+        assert (place.withheld, stat.S_IMODE(target.stat().st_mode)) == (None, 0o604)
 
 
 @pytest.mark.parametrize(

@@ -10,7 +10,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from zpipe.tree.crew import _HEAD, _framed, _receive, given_up, packed, unpacked_outcome
+from zpipe.tree.crew import given_up
+from zpipe.tree.parcels import (
+    HEAD,
+    parcel_of_outcome,
+    parcel_of_task,
+    receive_task,
+    take_outcomes,
+)
 from zpipe.tree.tasks import Batch, Big, Chunk, Done, Outcome, Problem, identity_of
 
 if TYPE_CHECKING:
@@ -70,11 +77,10 @@ def test_a_task_is_the_same_on_the_other_side(task: Task) -> None:
     assert pickle.loads(pickle.dumps(task)) == task
     reader, writer = os.pipe()
     try:
-        data = packed(task)
-        os.write(writer, len(data).to_bytes(_HEAD, "little") + data)
+        os.write(writer, parcel_of_task(task))
         os.close(writer)
-        assert _receive(reader) == task
-        assert _receive(reader) is None
+        assert receive_task(reader) == task
+        assert receive_task(reader) is None
     finally:
         os.close(reader)
 
@@ -84,19 +90,19 @@ def test_an_outcome_is_the_same_on_the_other_side(outcome: Outcome) -> None:
     """Whatever an outcome gets to say in addition must travel, too."""
     for other in (
         pickle.loads(pickle.dumps(outcome)),
-        unpacked_outcome(_framed(outcome)[_HEAD:]),
+        *take_outcomes(bytearray(parcel_of_outcome(outcome))),
     ):
         assert vars(other) == vars(outcome)
 
 
-@pytest.mark.parametrize("cut", [1, _HEAD - 1, _HEAD, _HEAD + 1, -1])
+@pytest.mark.parametrize("cut", [1, HEAD - 1, HEAD, HEAD + 1, -1])
 def test_a_task_that_was_not_sent_to_its_end_is_none(cut: int) -> None:
-    data = packed(Batch(1, "source", "target", ("file",)))
+    data = parcel_of_task(Batch(1, "source", "target", ("file",)))
     reader, writer = os.pipe()
     try:
-        os.write(writer, (len(data).to_bytes(_HEAD, "little") + data)[:cut])
+        os.write(writer, data[:cut])
         os.close(writer)
-        assert _receive(reader) is None
+        assert receive_task(reader) is None
     finally:
         os.close(reader)
 

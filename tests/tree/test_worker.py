@@ -16,10 +16,12 @@ from tests.tree import TOKEN, batch, carry, texts
 from zpipe.engine.limiter import Limiter
 from zpipe.engine.stop import Stop
 from zpipe.errors import Interrupted
+from zpipe.tree import verifying
 from zpipe.tree.place import temporary_name
+from zpipe.tree.regular import SMALL
 from zpipe.tree.tasks import Chunk, identity_of
 from zpipe.tree.wishes import BIG, TreeWishes
-from zpipe.tree.worker import SMALL, Worker
+from zpipe.tree.worker import Worker
 from zpipe.values import replace
 
 if TYPE_CHECKING:
@@ -391,6 +393,17 @@ def test_what_the_journal_is_told_of_a_target_is_what_stands_there(
     assert done.target[:4] == identity_of((target / name).stat())[:4]
 
 
+def test_a_small_file_that_cannot_be_cloned_is_read_and_written(source: Path, target: Path) -> None:
+    """Also the first one, by which that is found out."""
+    names = [name for name, size in SIZES.items() if 1 < size <= SMALL]
+    outcome = carry(batch(source, target, *names))
+    refused = any(mover == "reflink" for mover, _, _ in outcome.fallbacks)
+    size = sum(SIZES[name] for name in names)
+    assert outcome.by_mover == ({"plain": size} if refused else {"reflink": size})
+    for name in names:
+        assert (target / name).read_bytes() == (source / name).read_bytes()
+
+
 @pytest.mark.parametrize(
     ("wishes", "links", "divided"),
     [
@@ -478,13 +491,12 @@ def test_the_end_asked_for_within_a_file_leaves_the_target_as_it_was(
 # what is read back
 
 
-class Corrupting(Worker):
+class Corrupting(verifying.Verification):
     """Changes one byte of each file between the writing and the verifying."""
 
-    def _verify(self) -> None:
-        for waiting in self._waiting:
-            spoil(Path(f"/proc/self/fd/{self._target}"), waiting.place)
-        super()._verify()
+    def add(self, each: verifying.Unverified) -> None:
+        spoil(Path(f"/proc/self/fd/{self._site.target}"), each.place)
+        super().add(each)
 
 
 def spoil(folder: Path, place: Any) -> None:
@@ -503,7 +515,12 @@ def spoil(folder: Path, place: Any) -> None:
 @pytest.mark.parametrize("existing", ["new", "existing", "in place"])
 @pytest.mark.parametrize("name", ["one", "small", "odd"])
 def test_a_byte_that_is_not_what_was_written_is_a_mismatch(
-    name: str, existing: str, digest: str | None, source: Path, target: Path
+    name: str,
+    existing: str,
+    digest: str | None,
+    source: Path,
+    target: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     inplace = existing == "in place"
     wishes = TreeWishes(verify=True, digest=digest, inplace=inplace)
@@ -514,8 +531,8 @@ def test_a_byte_that_is_not_what_was_written_is_a_mismatch(
     (target / name).write_bytes(b"before")
     if existing == "new":
         (target / name).unlink()
-    worker = Corrupting(wishes, Stop(), divides=False)
-    outcome = worker.carry(batch(source, target, name))
+    monkeypatch.setattr(verifying, "Verification", Corrupting)
+    outcome = carry(batch(source, target, name), wishes)
     assert [problem.kind for problem in outcome.problems] == ["mismatch"]
     assert "what was read back is not what was written" in texts(outcome)
     assert (outcome.files, outcome.done) == (0, [])

@@ -19,7 +19,8 @@ from zpipe.commands.options import (
     showing,
     shown_of,
 )
-from zpipe.commands.trees import Request, demanded_of, path_of, wishes_of_letters
+from zpipe.commands.tree_letters import LETTERS, demanded_of, wishes_of_letters
+from zpipe.commands.trees import Request, path_of
 from zpipe.commands.trees import carry as carry_trees
 from zpipe.engine.copy import fan_out
 from zpipe.errors import UsageError
@@ -65,7 +66,6 @@ _LONG = {
     "--link": "l",
     "--symbolic-link": "s",
 }
-_LETTERS = "rRapdLPHnufTvxlsi"
 _WHEN = click.Choice(("auto", "always", "never"))
 # what only the copying of paths knows; any of them asks for that
 _OF_TREES = (
@@ -124,7 +124,7 @@ def _cluster(word: str) -> list[str]:
     """Return the letters of `-abc`, as far as the first that takes a value."""
     found = []
     for letter in word[1:]:
-        if letter not in _LETTERS and letter != "q":
+        if letter not in LETTERS and letter != "q":
             break
         if letter != "q":
             found.append(letter)

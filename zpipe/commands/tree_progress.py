@@ -51,7 +51,7 @@ class Lines(Display):
 
     def show(self, report: TreeReport) -> None:
         from zpipe.commands.speaking import tell
-        from zpipe.commands.trees import status_line
+        from zpipe.commands.tree_words import status_line
 
         tell(status_line(report))
 

@@ -98,6 +98,45 @@ class TreeRecords(TreeFeedback):
             pass  # whoever listened has gone; the bytes go on
 
 
+class Both(TreeFeedback):
+    """Tells two listeners."""
+
+    def __init__(self, first: TreeFeedback, second: TreeFeedback):
+        self._all = (first, second)
+        intervals = [each.interval for each in self._all if each.interval is not None]
+        self.interval = min(intervals) if intervals else None
+        self.names = first.names or second.names
+        self.sizes = first.sizes or second.sizes
+
+    def said(self, text: str) -> None:
+        for each in self._all:
+            each.said(text)
+
+    def began(self, report: TreeReport) -> None:
+        for each in self._all:
+            each.began(report)
+
+    def lost(self, problem: Problem) -> None:
+        for each in self._all:
+            each.lost(problem)
+
+    def done(self, done: Done) -> None:
+        for each in self._all:
+            each.done(done)
+
+    def progress(self, report: TreeReport) -> None:
+        for each in self._all:
+            each.progress(report)
+
+    def status(self, report: TreeReport) -> None:
+        for each in self._all:
+            each.status(report)
+
+    def ended(self, report: TreeReport) -> None:
+        for each in self._all:
+            each.ended(report)
+
+
 def _place(report: TreeReport) -> dict[str, object]:
     return {
         "path": report.at_hand or None,

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from errno import EAGAIN, EPERM
 
-from zpipe.engine.branch import IN_TURNS, Branch, WorkerBranch
-from zpipe.engine.spill import Stage, default_folder
+from zpipe.engine.branch import IN_TURNS, Branch
 from zpipe.errors import TransferError, reason
 from zpipe.kernel.pipes import CAPACITY, Pipe
 
@@ -103,6 +102,8 @@ def make_branch(
     """
     stage = None
     if policy.when_full == "spill":
+        from zpipe.engine.spill import Stage, default_folder
+
         for inlet in inlets:
             inlet.close()
         folder = policy.spill_dir or default_folder()
@@ -114,6 +115,8 @@ def make_branch(
                 f"{end.name}: {what}: {reason(error)}", errno=error.errno
             ) from error
     if end.facts.on_disk:
+        from zpipe.engine.threaded import WorkerBranch
+
         try:
             return WorkerBranch(end, policy, outlet, waiter, inlets, stage, wake=wake)
         except OSError:

@@ -44,6 +44,17 @@ def keep_special(
     _keep(source, info, target, name, wishes, follow=False, bits=True)
 
 
+def grant(target: int | str, bits: int, name: str) -> None:
+    """Give a file the permission bits that were withheld until it had its owner.
+
+    Raises: TransferError  `name` is told.
+    """
+    try:
+        os.chmod(target, bits)
+    except OSError as error:
+        raise TransferError(f"{name}: chmod: {reason(error)}", errno=error.errno) from error
+
+
 def _keep(
     source: int | str,
     info: os.stat_result,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import stat
 
@@ -55,6 +56,7 @@ class Division:
         self.by_number: dict[int, int] = {}  # chunk -> offset
         self._wishes = wishes
         self._offsets: set[int] = set()
+        self._own: os.stat_result | None = None  # of the temporary file
         try:
             self._info = os.stat(source)
         except OSError as error:
@@ -93,6 +95,7 @@ class Division:
             except OSError:
                 pass
             return False
+        self._own = found
         self.temporary = part.temporary
         self._offsets = set(part.offsets)
         return True
@@ -104,6 +107,7 @@ class Division:
             flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
             fd = os.open(self.temporary, flags, 0o600)
             try:
+                self._own = os.fstat(fd)
                 os.ftruncate(fd, self._info.st_size)
             except OSError:
                 os.unlink(self.temporary)
@@ -112,6 +116,15 @@ class Division:
                 os.close(fd)
         except OSError as error:
             raise open_failed(self.target, "open", error) from error
+
+    def _refuse_another(self, fd: int) -> None:
+        """Refuse a file that has taken the place of ours, before it is given our attributes.
+
+        Raises: OSError  ESTALE.
+        """
+        found = os.fstat(fd)
+        if self._own is not None and not os.path.samestat(found, self._own):
+            raise OSError(errno.ESTALE, "")
 
     def chunks(self, number: Callable[[], int]) -> list[Chunk]:
         """Return the ranges that have data and are not done yet. Raises: TransferError."""
@@ -161,8 +174,9 @@ class Division:
                         f"{self.source}: read: the source changed while it was read; nothing was"
                         " put in place"
                     )
-                fd = os.open(self.temporary, os.O_WRONLY | os.O_CLOEXEC)
+                fd = os.open(self.temporary, os.O_WRONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
                 try:
+                    self._refuse_another(fd)
                     self._dress(source, fd, info)
                     act = "fsync"
                     if wishes.sync or wishes.resume:
@@ -185,7 +199,8 @@ class Division:
 
     def _dress(self, source: int, fd: int, info: os.stat_result) -> None:
         """Give the file the attributes that it will have."""
-        mode = self._wishes.mode(info) & ~self._umask
+        wishes = self._wishes
+        mode = wishes.mode(info) & ~self._umask
         try:
             found = os.lstat(self.target)
         except FileNotFoundError:
@@ -194,11 +209,18 @@ class Division:
             # as any target that is replaced: it keeps its own
             take_on(fd, self.target, found)
             mode = stat.S_IMODE(found.st_mode)
-        os.fchmod(fd, mode)
+        if not wishes.withholds:
+            os.fchmod(fd, mode)
         try:
-            keep(source, info, fd, self.target, self._wishes)
+            keep(source, info, fd, self.target, wishes)
         except TransferError as error:
             self.problem = Problem(self.source, str(error), "attribute")
+        if wishes.withholds:
+            own = os.fstat(fd)
+            if found is not None and (own.st_uid, own.st_gid) != (found.st_uid, found.st_gid):
+                # what a bit grants is not to become somebody else's
+                mode &= ~(stat.S_ISUID | stat.S_ISGID)
+            os.fchmod(fd, mode)
 
     def discard(self, *, keep: bool) -> None:
         """Leave no temporary file, unless it is to be gone on with."""

@@ -6,10 +6,9 @@ import os
 import stat
 
 from zpipe.errors import reason
-from zpipe.tree.naming import is_inside
-from zpipe.tree.tasks import Problem
+from zpipe.tree.operands import look_at, refusal
+from zpipe.tree.tasks import Problem, join
 from zpipe.tree.walk import excluded
-from zpipe.tree.worker import join
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -22,31 +21,22 @@ if TYPE_CHECKING:
 def foresee(pairs: Sequence[Pair], wishes: TreeWishes) -> Iterator[tuple[str, str] | Problem]:
     """Yield source and target of all that would be made, and what would fail for certain."""
     for pair in pairs:
-        name = os.path.basename(pair.source.rstrip("/"))
-        if excluded(name, name, wishes.exclude):
+        info = look_at(pair, wishes)
+        if info is None:
             continue
-        follow = wishes.follow != "never"
-        try:
-            info = os.stat(pair.source, follow_symlinks=follow or pair.source.endswith("/"))
-        except OSError as error:
-            yield Problem(pair.source, f"{pair.source}: stat: {reason(error)}")
+        if isinstance(info, Problem):
+            yield info
             continue
         for like, made in pair.parents:
             if not os.path.isdir(made):
                 yield like, made
-        if not stat.S_ISDIR(info.st_mode):
-            if not _stays(pair.target, info, wishes):
-                yield pair.source, pair.target
-            continue
-        if not wishes.recursive:
-            text = f"{pair.source}: is a directory: -r copies it with all that is in it"
-            yield Problem(pair.source, text)
-            continue
-        if is_inside(pair.target, info):
-            text = f"{pair.source}: a directory cannot be copied into itself, {pair.target}"
-            yield Problem(pair.source, text)
-            continue
-        yield from _tree(pair, info, wishes)
+        problem = refusal(pair, info, wishes)
+        if problem is not None:
+            yield problem
+        elif stat.S_ISDIR(info.st_mode):
+            yield from _tree(pair, info, wishes)
+        elif not _stays(pair.target, info, wishes):
+            yield pair.source, pair.target
 
 
 def _tree(

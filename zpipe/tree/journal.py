@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import os
+import stat
 
 from zpipe.errors import TransferError, reason
 from zpipe.kernel.sync import syncfs
@@ -24,6 +25,9 @@ if TYPE_CHECKING:
 _VERSION = 1
 # wishes that decide what a finished file is
 _HEEDED = ("follow", "preserve", "make", "sparse", "reflink", "verify", "digest", "exclude")
+# the name is known: a link that somebody has put there must not lead elsewhere
+_FLAGS = os.O_RDWR | os.O_NOFOLLOW | os.O_CLOEXEC
+_LONGEST_HEADER = 64 * 1024
 _EVERY = 4096  # records that are kept back at the most
 
 
@@ -66,10 +70,11 @@ class Journal:
             "wishes": {name: _plain(getattr(wishes, name)) for name in _HEEDED},
         }
         try:
-            self._fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)
+            self._fd = os.open(path, _FLAGS | os.O_CREAT | os.O_APPEND, 0o600)
         except OSError as error:
             raise TransferError(f"{path}: open: {reason(error)}", errno=error.errno) from error
         try:
+            self._refuse_planted()
             self._lock()
             self._load(header)
         except BaseException:
@@ -82,11 +87,22 @@ class Journal:
         no journal.
         """
         try:
-            with open(path, encoding="utf-8") as file:
+            fd = os.open(path, _FLAGS)
+            with open(fd, encoding="utf-8") as file:
                 header = json.loads(file.readline() or "{}")
                 return bool(header["into"])
         except (OSError, ValueError, KeyError, TypeError):
             return None
+
+    def _refuse_planted(self) -> None:
+        """Refuse what somebody else may have put under the name that everybody knows.
+
+        Raises: TransferError.
+        """
+        info = os.fstat(self._fd)
+        mine = info.st_uid in (os.geteuid(), 0)
+        if not (stat.S_ISREG(info.st_mode) and info.st_nlink == 1 and mine):
+            raise TransferError(f"{self.path}: open: is not a journal of this user: remove it")
 
     def _lock(self) -> None:
         try:
@@ -105,6 +121,10 @@ class Journal:
                 if not line.endswith(b"\n"):
                     raise ValueError
             except ValueError:
+                if number == 0 and (line.endswith(b"\n") or len(line) > _LONGEST_HEADER):
+                    raise TransferError(
+                        f"{self.path}: read: is no journal of zpipe: remove it"
+                    ) from None
                 break  # the end of it was never written
             if number == 0:
                 self._agree(record, header)
@@ -151,6 +171,9 @@ class Journal:
             elif kind == "part":
                 source = _identity(record["source"])
                 inode, generation = record["inode"], record.get("generation")
+                folder, name = os.path.split(record["temporary"])
+                if folder != os.path.dirname(path) or ".zpipe-" not in name:
+                    return False
                 self._parts[path] = Part(record["temporary"], source, inode, generation)
             elif kind == "range":
                 self._parts[path].offsets.add(record["offset"])

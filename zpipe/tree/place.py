@@ -34,13 +34,36 @@ def temporary_name(name: str, token: str, number: int) -> str:
     return f".{name}.zpipe-{token}-{number:x}"
 
 
+def allowed(folder: int, temporary: str, mode: int) -> int:
+    """Return the permission bits that a new file gets of `mode`: the umask, or the default ACL of
+    its directory, takes its part. Asked of the kernel, by an empty file that is gone again.
+
+    Raises: OSError.
+    """
+    empty = Place(folder, "", temporary, mode)
+    try:
+        return stat.S_IMODE(os.fstat(empty.fd).st_mode)
+    finally:
+        empty.discard()
+
+
 class Place:
-    """A new file under a temporary name in the directory `folder` (an fd)."""
+    """A new file under a temporary name in the directory `folder` (an fd). `withheld`: bits that
+    are granted once it has its owner.
+    """
 
-    __slots__ = ("fd", "folder", "name", "temporary")
+    __slots__ = ("fd", "folder", "name", "temporary", "withheld")
 
-    def __init__(self, folder: int, name: str, temporary: str, mode: int):
+    in_place = False
+
+    def __init__(
+        self, folder: int, name: str, temporary: str, mode: int, *, withholds: bool = False
+    ):
         """Raises: OSError."""
+        self.withheld: int | None = None
+        if withholds:
+            self.withheld = allowed(folder, temporary, mode)
+            mode &= 0o700
         try:
             self.fd = os.open(temporary, _CREATE, mode, dir_fd=folder)
         except FileExistsError:
@@ -50,8 +73,6 @@ class Place:
         self.folder = folder
         self.name = name
         self.temporary = temporary
-
-    in_place = False
 
     def close(self) -> None:
         """Close the fd, which tells late errors of writing. Raises: OSError."""
@@ -76,7 +97,15 @@ class Place:
 class Taken:
     """The place of a target that exists already: replaced, or written in place."""
 
-    def __init__(self, replacement: Replacement, found: os.stat_result, *, keeps_mode: bool):
+    def __init__(
+        self,
+        replacement: Replacement,
+        found: os.stat_result,
+        *,
+        keeps_mode: bool,
+        withheld: int | None = None,
+    ):
+        self.withheld = withheld
         self._replacement = replacement
         self._found = found
         self._mode: int | None = None
@@ -120,21 +149,28 @@ def take_place(
     Raises: OSError, TransferError.
     """
     mode = wishes.mode(info)
-    name = os.path.basename(path)
+    withholds = "ownership" in wishes.preserve and wishes.withholds
+    name = path[path.rfind("/") + 1 :]
     if found is not None and (wishes.remove or ("links" in wishes.preserve and _has_names(path))):
         found = None  # its other names are not to change: this one becomes another file's
     if found is None and not wishes.inplace:
-        return Place(folder, name, temporary, mode)
+        return Place(folder, name, temporary, mode, withholds=withholds)
+    withheld = None
+    first = mode
+    if found is None and withholds and not os.path.exists(path):
+        withheld = allowed(folder, temporary, mode)
+        first = mode & 0o700
     try:
-        replacement = Replacement(path, mode=mode, inplace=wishes.inplace, temporary=temporary)
+        replacement = Replacement(path, mode=first, inplace=wishes.inplace, temporary=temporary)
     except TransferError as error:
         if not (wishes.force and error.errno in (errno.EACCES, errno.EPERM, errno.ETXTBSY)):
             raise
         if wishes.inplace:
             os.unlink(path)
-        return Place(folder, name, temporary, mode)
+        return Place(folder, name, temporary, mode, withholds=withholds)
     before = os.stat(path) if found is not None else os.fstat(replacement.fd)
-    return Taken(replacement, before, keeps_mode="mode" not in wishes.preserve)
+    keeps_mode = "mode" not in wishes.preserve
+    return Taken(replacement, before, keeps_mode=keeps_mode, withheld=withheld)
 
 
 def _is_name(source: str, target: str) -> bool:

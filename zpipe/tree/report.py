@@ -16,6 +16,7 @@ class TreeReport:
 
     `found` and `expected` count files and bytes that the walk has met, `expected` only where
     somebody is shown them; `walked`: it has met them all. `kept`: files that were left as they are.
+    `resources` are those of this process and of the workers that it has forked.
     """
 
     def __init__(self) -> None:
@@ -31,7 +32,6 @@ class TreeReport:
         self.by_mover: Counter[str] = Counter()
         self.fallbacks: Counter[tuple[str, str, int]] = Counter()
         self.problems: list[Problem] = []
-        self.notes: list[str] = []
         self.at_hand = ""
         self.workers = 1
         self.executor = "none"
@@ -66,9 +66,6 @@ class TreeFeedback:
     def done(self, done: Done) -> None:
         """A file is in its place, or was left as it is."""
 
-    def planned(self, source: str, target: str) -> None:
-        """With `--dry-run`: this would be made."""
-
     def progress(self, report: TreeReport) -> None:
         """The interval has passed once more."""
 
@@ -77,3 +74,14 @@ class TreeFeedback:
 
     def ended(self, report: TreeReport) -> None:
         """Everything has come to its end."""
+
+
+def sum_of(used: Resources, more: Resources) -> Resources:
+    """Return the resources of two that were used in the same time, which is the longer one."""
+    return Resources(
+        max(used.seconds, more.seconds),
+        used.user + more.user,
+        used.system + more.system,
+        used.voluntary_switches + more.voluntary_switches,
+        used.involuntary_switches + more.involuntary_switches,
+    )

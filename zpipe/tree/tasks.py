@@ -90,7 +90,6 @@ class Outcome:
         self.problems: list[Problem] = []
         self.big: list[Big] = []
         self.done: list[Done] = []
-        self.notes: set[str] = set()
         self.failed = False  # of a chunk: its file is lost
         self.partial = False  # a signal has ended it: the rest of the task is not done
 
@@ -108,3 +107,10 @@ class Outcome:
 def identity_of(info: os.stat_result) -> Identity:
     """Return the identity that a stat result tells."""
     return (info.st_dev, info.st_ino, info.st_size, info.st_mtime_ns, info.st_ctime_ns)
+
+
+def join(folder: str, name: str) -> str:
+    """Return the path of a name in a folder; '' is here."""
+    if not folder:
+        return name
+    return folder + name if folder.endswith("/") else f"{folder}/{name}"

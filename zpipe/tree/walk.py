@@ -12,8 +12,7 @@ import stat
 
 from zpipe.errors import TransferError, reason
 from zpipe.tree.attributes import keep
-from zpipe.tree.tasks import Batch, Problem
-from zpipe.tree.worker import join
+from zpipe.tree.tasks import Batch, Problem, join
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

@@ -66,6 +66,11 @@ class TreeWishes(Value):
         return bits
 
     @property
+    def withholds(self) -> bool:
+        """New files are for nobody else until they have their owner; `mode` does so by itself."""
+        return "ownership" in self.preserve and "mode" not in self.preserve
+
+    @property
     def divides(self) -> bool:
         """Big files may go in ranges: nothing asks for their bytes in order."""
         return self.digest is None and self.sparse != "always" and not self.inplace
