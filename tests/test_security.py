@@ -311,7 +311,6 @@ def test_a_link_under_a_temporary_name_of_a_replaced_file_is_not_followed(
     assert (tmp_path / "target").read_bytes() == b"new"
 
 
-@pytest.mark.xfail(strict=True, reason="is opened by its name to be given attributes")
 def test_a_link_under_a_temporary_name_of_ranges_gets_no_attributes(
     tmp_path: Path, victim: Path
 ) -> None:
@@ -343,7 +342,6 @@ def test_a_link_of_a_tree_is_not_gone_through(tmp_path: Path) -> None:
     assert os.listdir(tmp_path / "elsewhere") == []
 
 
-@pytest.mark.xfail(strict=True, reason="the journal is opened as it is")
 @pytest.mark.parametrize("kind", ["link", "of somebody"])
 def test_a_journal_that_somebody_has_planted_is_refused(
     kind: str, tmp_path: Path, victim: Path
