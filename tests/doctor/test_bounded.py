@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from tests.machine import as_stranger
+from tests.machine import as_stranger, until
 from zpipe.doctor.bounded import Patience, ask
 from zpipe.doctor.findings import Answer, NoPlace, Refused, Trying
 
@@ -120,6 +120,12 @@ def test_a_child_dumps_no_core_and_outlives_nobody_for_long() -> None:
     assert 0 < left <= 5
 
 
+def sleeps(pid: int) -> bool:
+    """Tell whether the main thread of a process waits for something."""
+    with open(f"/proc/{pid}/task/{pid}/stat") as file:
+        return file.read().rpartition(")")[2].split()[0] == "S"
+
+
 def test_what_stops_the_asking_ends_the_child_too() -> None:
     before = children()
 
@@ -130,6 +136,8 @@ def test_what_stops_the_asking_ends_the_child_too() -> None:
     parent = os.getpid()
 
     def work() -> Answer:
+        # not while it is on its way out of fork, where Python passes over what is raised
+        until(lambda: sleeps(parent), "the parent waits")
         os.kill(parent, signal.SIGUSR1)
         return hang()
 

@@ -27,6 +27,7 @@ from tests.machine import (
     until_listening_to_signals,
     zpipe,
 )
+from zpipe.kernel.pipes import buffered, get_capacity
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -266,6 +267,10 @@ def test_a_second_signal_does_not_wait_for_who_takes_nothing(
         until_listening_to_signals(process)
         until(lambda: len(children(process.pid)) == 1, "the child is there")
         ours = children(process.pid)
+        assert process.stdout is not None
+        out = process.stdout.fileno()
+        # what comes is taken by nobody, and more is on its way
+        until(lambda: buffered(out) == get_capacity(out), "the pipe is full")
         process.send_signal(number)
         with pytest.raises(subprocess.TimeoutExpired):
             process.wait(0.2)  # it waits for the reader of what was taken

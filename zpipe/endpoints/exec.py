@@ -20,7 +20,7 @@ from zpipe.kernel import pipes
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from typing import IO
+    from collections.abc import Sequence
 
     from zpipe.endpoints.contract import Waiter
     from zpipe.graph.model import Endpoint
@@ -192,42 +192,50 @@ class Exec(EndpointKind):
         return FdFacts("pipe", nonblocking=True)
 
     def open_both(self, endpoint: Endpoint, opening: Opening) -> tuple[End, End]:
-        popen = _start(endpoint, reads=True, writes=True)
-        assert popen.stdin is not None and popen.stdout is not None
         with ExitStack() as stack:
+            popen, fds = _start(endpoint, ("stdin", "stdout"), stack)
             child = Child(popen, endpoint.text)
             stack.callback(child.end)
-            source = stack.enter_context(ExecEnd(child, _taken(popen.stdout), sink=False))
-            sink = InputEnd(child, _taken(popen.stdin))
+            source = ExecEnd(child, fds["stdout"], sink=False)
+            sink = InputEnd(child, fds["stdin"])
             stack.pop_all()
         return source, sink
 
     def _open(self, endpoint: Endpoint, opening: Opening, *, sink: bool) -> End:
         refuse_offset(endpoint, opening)
-        popen = _start(endpoint, reads=sink, writes=not sink)
-        stream = popen.stdin if sink else popen.stdout
-        assert stream is not None
-        return ExecEnd(Child(popen, endpoint.text), _taken(stream), sink=sink)
+        stream = "stdin" if sink else "stdout"
+        with ExitStack() as stack:
+            popen, fds = _start(endpoint, (stream,), stack)
+            child = Child(popen, endpoint.text)
+            stack.callback(child.end)
+            end = ExecEnd(child, fds[stream], sink=sink)
+            stack.pop_all()
+        return end
 
 
-def _start(endpoint: Endpoint, *, reads: bool, writes: bool) -> subprocess.Popen[bytes]:
-    """Start a child with a pipe to its input or from its output, or both."""
+def _start(
+    endpoint: Endpoint, streams: Sequence[str], stack: ExitStack
+) -> tuple[subprocess.Popen[bytes], dict[str, int]]:
+    """Start a child with a pipe to its stdin or from its stdout, or both; return our fds, which
+    `stack` closes.
+
+    By pipes of our own: until Python 3.12 those of Popen were left open where fds ran out.
+    """
+    words = _words(endpoint)
+    ours: dict[str, int] = {}
     try:
-        return subprocess.Popen(
-            _words(endpoint),
-            stdin=subprocess.PIPE if reads else None,
-            stdout=subprocess.PIPE if writes else None,
-            bufsize=0,
-        )
+        with ExitStack() as theirs:
+            ends = {}
+            for stream in streams:
+                reader, writer = os.pipe2(os.O_CLOEXEC)
+                here, there = (writer, reader) if stream == "stdin" else (reader, writer)
+                stack.callback(os.close, here)
+                theirs.callback(os.close, there)
+                ours[stream], ends[stream] = here, there
+            popen = subprocess.Popen(words, stdin=ends.get("stdin"), stdout=ends.get("stdout"))
     except OSError as error:
         raise open_failed(endpoint.text, "start", error) from error
-
-
-def _taken(stream: IO[bytes]) -> int:
-    """Return an fd of our own for a pipe that Python would close behind our back."""
-    fd = os.dup(stream.fileno())
-    stream.close()
-    return fd
+    return popen, ours
 
 
 KIND: EndpointKind = Exec()
