@@ -78,6 +78,7 @@ class Signals(Stop):
     """
 
     def __init__(self) -> None:
+        self._pid = os.getpid()
         self._asked: int | None = None
         self._raised = False
         self._before: dict[int, object] = {}
@@ -111,7 +112,11 @@ class Signals(Stop):
         self.wakeup = self._writer = -1
 
     def _end(self, number: int, frame: FrameType | None) -> None:
-        if self._asked is None:
+        if os.getpid() != self._pid:
+            # forked by somebody else, such as a pool of processes, which has no use for our way
+            signal.signal(number, signal.SIG_DFL)
+            os.kill(os.getpid(), number)
+        elif self._asked is None:
             self._asked = number
         elif not self._raised:
             self._raised = True

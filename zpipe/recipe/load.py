@@ -55,7 +55,8 @@ def _read(path: str) -> bytes:
         finally:
             os.close(fd)
     except (OSError, ValueError) as error:
-        why = reason(error) if isinstance(error, OSError) else str(error)
+        # Python puts a NUL in other words from version to version
+        why = reason(error) if isinstance(error, OSError) else "a NUL cannot be in a path"
         raise UsageError(f"{path}: open: {why}") from None
 
 
