@@ -163,6 +163,9 @@ class Hop:
 
         Raises: Interrupted  a second signal does not wait for that.
         """
+        facts = self._source.facts
+        if facts.on_disk or facts.generated:
+            return  # it can be had again
         if self._sink.provisional or not (transfer.flushes and transfer.held):
             return
         self._stop.heard()
