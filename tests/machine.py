@@ -266,6 +266,23 @@ def loop_device(image: Path) -> Iterator[Path]:
         subprocess.run(["losetup", "--detach", str(device)], check=True)
 
 
+def in_bash(commands: str, cwd: Path) -> subprocess.CompletedProcess[str]:
+    """Run what a page of the manual shows, with this zpipe under its name; it goes well."""
+    script = f'set -eo pipefail\nzpipe() {{ "{ZPIPE[0]}" {" ".join(ZPIPE[1:])} "$@"; }}\n{commands}'
+    done = subprocess.run(
+        ["bash", "-c", script],
+        cwd=cwd,
+        env=environment(),
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+        timeout=LONGEST,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    return done
+
+
 def until(condition: Callable[[], object], what: str) -> None:
     """Ask again and again until something holds; fail when it does not come true."""
     end = time.monotonic() + LONGEST / 2

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from tests.machine import LONGEST, ROOT, ZPIPE, content, environment, need, started
+from tests.machine import LONGEST, ROOT, ZPIPE, content, environment, in_bash, need, started
 from zpipe.commands import COMMANDS
 
 if TYPE_CHECKING:
@@ -227,20 +227,7 @@ def test_examples_run(line: str, tmp_path: Path) -> None:
                 time.sleep(0.01)
         command = line.replace("receiver:9000", f"127.0.0.1:{port}")
         command = command.replace("sleep 1;", "sleep 0.1;")  # who is late is as late as ever
-        script = (
-            f'set -eo pipefail\nzpipe() {{ "{ZPIPE[0]}" {" ".join(ZPIPE[1:])} "$@"; }}\n{command}'
-        )
-        done = subprocess.run(
-            ["bash", "-c", script],
-            cwd=tmp_path,
-            env=environment(),
-            stdin=subprocess.DEVNULL,
-            capture_output=True,
-            text=True,
-            timeout=LONGEST,
-            check=False,
-        )
-        assert done.returncode == 0, done.stderr
+        done = in_bash(command, tmp_path)
         if sends:
             assert process.wait(LONGEST) == 0
             assert (tmp_path / "there/disk.img").read_bytes() == data

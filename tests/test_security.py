@@ -25,9 +25,9 @@ from tests.commands.shell import refused, went_well
 from tests.machine import (
     LONGEST,
     ROOT,
-    ZPIPE,
     content,
     environment,
+    in_bash,
     need_root,
     strace,
 )
@@ -556,16 +556,5 @@ def test_examples_of_the_manual_make_sense(text: str, tmp_path: Path) -> None:
     (tmp_path / "strange.yaml").write_text(
         "zpipe: 1\nnodes: {a: 'exec:touch done', b: made}\nedges: [a -> b]\n"
     )
-    script = f'zpipe() {{ "{ZPIPE[0]}" {" ".join(ZPIPE[1:])} "$@"; }}\n{text}'
-    done = subprocess.run(
-        ["bash", "-c", script],
-        cwd=tmp_path,
-        env=environment(),
-        stdin=subprocess.DEVNULL,
-        capture_output=True,
-        text=True,
-        timeout=LONGEST,
-        check=False,
-    )
-    assert done.returncode == 0, done.stderr
+    in_bash(text, tmp_path)
     assert os.listdir(tmp_path) == ["strange.yaml"]

@@ -10,7 +10,6 @@ import re
 import resource
 import shlex
 import socket
-import subprocess
 from contextlib import ExitStack
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
@@ -18,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 import zpipe
-from tests.machine import LONGEST, ROOT, ZPIPE, content, environment, missing
+from tests.machine import LONGEST, ROOT, content, in_bash, missing
 from tests.machine import zpipe as run_zpipe
 from tests.test_manual import examples
 from zpipe.bench.cells import ROUTES, TECHNIQUES
@@ -109,21 +108,7 @@ def test_what_it_names_of_the_library_is_there() -> None:
 @pytest.mark.parametrize("text", [text for text in examples(PAGE) if "zpipe bench" not in text])
 def test_its_examples_run(text: str, tmp_path: Path) -> None:
     (tmp_path / "disk.img").write_bytes(content(BIG))
-    script = (
-        f'set -eo pipefail\nzpipe() {{ "{ZPIPE[0]}" {" ".join(ZPIPE[1:])} "$@"; }}\n'
-        f"{text.replace(chr(92) + '-', '-')}"
-    )
-    done = subprocess.run(
-        ["bash", "-c", script],
-        cwd=tmp_path,
-        env=environment(),
-        stdin=subprocess.DEVNULL,
-        capture_output=True,
-        text=True,
-        timeout=LONGEST,
-        check=False,
-    )
-    assert done.returncode == 0, done.stderr
+    done = in_bash(text.replace("\\-", "-"), tmp_path)
     if "plan" in text:
         assert "  plan " in done.stdout
         assert os.listdir(tmp_path) == ["disk.img"]

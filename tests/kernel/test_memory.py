@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from zpipe.kernel import memory
+from zpipe.kernel.copying import place_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -72,6 +73,6 @@ def test_an_eventfd_is_known(fd: int) -> None:
 def test_memory_is_aligned_and_as_big_as_asked_for(alignment: int) -> None:
     found, start = memory.aligned(10_000, alignment)
     with found:
-        assert (memory.address(found) + start) % alignment == 0
+        assert (place_of(found) + start) % alignment == 0
         assert len(found) - start >= 10_000
         assert found[start : start + 10_000] == bytes(10_000)

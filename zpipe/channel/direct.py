@@ -11,7 +11,8 @@ from contextlib import contextmanager
 from typing import NamedTuple, overload
 
 from zpipe.channel.bound import Bound
-from zpipe.kernel.memory import PAGE, address, aligned
+from zpipe.kernel.copying import place_of
+from zpipe.kernel.memory import PAGE, aligned
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -36,7 +37,7 @@ class _Memory:
         return memoryview(self._map)[self._start : self._start + self.size]
 
     def address(self) -> int:
-        return address(self._map) + self._start
+        return place_of(self._map) + self._start
 
     def idle(self) -> bool:
         """Tell whether nobody has a view: a mapping with one cannot be resized."""

@@ -10,8 +10,8 @@ import click
 from zpipe.bench.cells import OUTPUTS, ROUTES, TECHNIQUES
 from zpipe.bench.suites import LOG_SIZE, SECONDS, SUITES
 from zpipe.commands.options import DURATION
-from zpipe.commands.speaking import encoded
-from zpipe.errors import ConsumerGone, TransferError, UsageError, open_failed
+from zpipe.commands.speaking import write_out
+from zpipe.errors import TransferError, UsageError
 from zpipe.units import format_size, parse_size
 
 TYPE_CHECKING = False
@@ -220,14 +220,7 @@ def _show(bench: Bench, *, json: bool, csv: bool) -> None:
             print_rich(bench)
             return
         text = as_text(table(bench))
-    try:
-        data = encoded(text)
-        while data:
-            data = data[os.write(1, data) :]
-    except BrokenPipeError:
-        raise ConsumerGone("standard output: write: nobody reads it") from None
-    except OSError as error:
-        raise open_failed("standard output", "write", error) from error
+    write_out(text)
 
 
 def _complain(bench: Bench) -> None:

@@ -6,7 +6,7 @@ import os
 
 import click
 
-from zpipe.commands.speaking import write_out
+from zpipe.commands.speaking import columns, write_out
 from zpipe.errors import UsageError, ZpipeError
 
 TYPE_CHECKING = False
@@ -48,7 +48,7 @@ def doctor_command(paths: tuple[str, ...], *, json: bool) -> None:
 
         write_out(dumps(document(found)))
     else:
-        write_out(table(found, _width(), colour=_coloured()))
+        write_out(table(found, min(columns(_WIDTH), _WIDTH), colour=_coloured()))
     if found.failures:
         raise ZpipeError(*map(_failure, found.failures))
 
@@ -59,13 +59,6 @@ def _failure(finding: Finding) -> str:
         return f"{finding.path}: examine: {reason}"
     where = f"{finding.path}: " if finding.path is not None else ""
     return f"{where}{finding.label}: examine: {reason}"
-
-
-def _width() -> int:
-    try:
-        return min(os.get_terminal_size(1).columns or _WIDTH, _WIDTH)
-    except OSError:
-        return _WIDTH
 
 
 def _coloured() -> bool:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import textwrap
 
+from zpipe.commands.speaking import harmless
 from zpipe.doctor.findings import errno_name
 from zpipe.values import Value
 
@@ -40,7 +41,6 @@ _WORDS = {
 _WORD = max(len(word) for word, _ in _WORDS.values())
 _LEAST = 24  # for the text of a finding
 _REST = "all others"
-_CONTROLS = {code: repr(chr(code))[1:-1] for code in (*range(32), *range(127, 160))}
 
 
 class _Row(Value):
@@ -52,7 +52,7 @@ class _Row(Value):
 def table(found: Examination, width: int, *, colour: bool = False) -> str:
     """Return all that was found in groups, what follows from it, and what is worth doing."""
     blocks: list[list[str]] = []
-    wide = max((len(_clean(each.label)) for each in found.findings), default=0)
+    wide = max((len(harmless(each.label)) for each in found.findings), default=0)
     for group, title in _TITLES.items():
         findings = [each for each in found.findings if each.group == group]
         parts = _places(findings) if group == "path" else [(title, findings)]
@@ -78,7 +78,7 @@ def _places(findings: Sequence[Finding]) -> list[tuple[str, list[Finding]]]:
             path
         )
     return [
-        (f"{_TITLES['path']} {' AND '.join(map(_clean, paths))}", by_path[paths[0]])
+        (f"{_TITLES['path']} {' AND '.join(map(harmless, paths))}", by_path[paths[0]])
         for paths in alike.values()
     ]
 
@@ -101,14 +101,14 @@ def _rows(findings: Sequence[Finding]) -> list[_Row]:
 
 def _lines(row: _Row, wide: int, width: int, colour: bool) -> list[str]:
     word, code = _WORDS[row.state]
-    label = _clean(row.label)
+    label = harmless(row.label)
     # a blank after the word even where it is coloured
     shown = f"\033[{code}m{word}\033[0m" if colour and code else word
     start = f"  {label:<{wide}}  "
     gap = " " * (_WORD - len(word) + 2)
     inset = len(start) + _WORD + 2
     room = max(_LEAST, width - inset)
-    first, *more = _wrap(_clean(row.text), room) or [""]
+    first, *more = _wrap(harmless(row.text), room) or [""]
     return [f"{start}{shown}{gap}{first}".rstrip(), *(" " * inset + line for line in more)]
 
 
@@ -120,7 +120,7 @@ def _effects(findings: Iterable[Finding]) -> list[str]:
             places = found.setdefault((each.label, each.effect), [])
             places += [each.path] if each.path is not None else []
     return [
-        f"{label}{' in ' + ' and '.join(map(_clean, places)) if places else ''}: {effect}"
+        f"{label}{' in ' + ' and '.join(map(harmless, places)) if places else ''}: {effect}"
         for (label, effect), places in found.items()
     ]
 
@@ -139,10 +139,6 @@ def _advised(found: Examination, width: int, colour: bool) -> list[str]:
 
 def _bold(text: str, colour: bool) -> str:
     return f"\033[1m{text}\033[0m" if colour else text
-
-
-def _clean(text: str) -> str:
-    return text.translate(_CONTROLS)
 
 
 def _wrap(text: str, room: int) -> list[str]:

@@ -10,7 +10,7 @@ import click
 
 from zpipe.commands.board import DONE, Board, beyond
 from zpipe.commands.loading import foreseen_proxies, parameters
-from zpipe.commands.speaking import write_out
+from zpipe.commands.speaking import columns, write_out
 from zpipe.errors import TransferError, UsageError, ZpipeError, open_failed, reason
 from zpipe.graph.drawings import FORMATS, Page, draw
 from zpipe.graph.model import Graph
@@ -81,12 +81,7 @@ def graph_command(
 def _page(output: str | None) -> Page:
     """Return what text is drawn on."""
     encoding = sys.getfilesystemencoding()
-    if output is not None:
-        return Page(_WIDTH, encoding)
-    try:
-        return Page(os.get_terminal_size(1).columns or _WIDTH, encoding)
-    except OSError:
-        return Page(_WIDTH, encoding)
+    return Page(_WIDTH if output is not None else columns(_WIDTH), encoding)
 
 
 def _write(path: str, text: str) -> None:

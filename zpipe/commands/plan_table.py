@@ -5,11 +5,10 @@ Refuses to know where the hops come from: they are those of a command line, a re
 
 from __future__ import annotations
 
-import os
 import textwrap
 
 from zpipe.commands.explain import number, others, reasons, rows
-from zpipe.commands.speaking import write_out
+from zpipe.commands.speaking import columns, harmless, write_out
 from zpipe.graph.wiring import JOINT
 from zpipe.values import Value
 
@@ -34,7 +33,6 @@ _LEGEND = (
 )
 _INDENT = 12  # where the text of a note begins
 _NAMED = 3  # hops that share their notes and are named
-_CONTROLS = {code: repr(chr(code))[1:-1] for code in (*range(32), *range(127, 160))}
 
 
 class Planned(Value):
@@ -52,7 +50,7 @@ class Planned(Value):
         if node.endpoint.kind == JOINT and node.id.endswith(" (joint)"):
             return f"{node.id.partition(_ARROW)[0]} (joint)"
         text = node.id if self.by_id and node.endpoint.kind != JOINT else node.endpoint.text
-        return text.translate(_CONTROLS)
+        return harmless(text)
 
 
 def show_plan(
@@ -73,16 +71,8 @@ def show_plan(
 
         text = dumps(document(graph, below))
     else:
-        text = table(graph, below, width=_width())
+        text = table(graph, below, width=columns(_WIDTH))
     write_out(text)
-
-
-def _width() -> int:
-    """Return the columns of the terminal that shows it."""
-    try:
-        return os.get_terminal_size(1).columns or _WIDTH
-    except OSError:
-        return _WIDTH
 
 
 # For people
@@ -168,7 +158,7 @@ def _cut(name: str, room: int) -> str:
 def _addresses(graph: Planned, width: int) -> list[str]:
     """Return a line for each node that is called by its id."""
     nodes = {
-        node.id: node.endpoint.text.translate(_CONTROLS)
+        node.id: harmless(node.endpoint.text)
         for hop in graph.hops
         for node in (hop.source, *hop.sinks)
         if graph.by_id and node.endpoint.kind != JOINT

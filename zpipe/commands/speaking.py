@@ -14,7 +14,20 @@ def tell(text: str) -> None:
     """Write one line of zpipe's own; a name in it keeps its bytes, save for those that would steer
     the terminal.
     """
-    show(f"zpipe: {text.translate(_CONTROLS)}")
+    show(f"zpipe: {harmless(text)}")
+
+
+def harmless(text: str) -> str:
+    """Return a text in which what would steer a terminal is written out."""
+    return text.translate(_CONTROLS)
+
+
+def columns(otherwise: int) -> int:
+    """Return how wide the terminal at standard output is; of anything else, `otherwise`."""
+    try:
+        return os.get_terminal_size(1).columns or otherwise
+    except OSError:
+        return otherwise
 
 
 def show(text: str) -> None:

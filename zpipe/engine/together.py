@@ -18,6 +18,7 @@ from zpipe.engine.feedback import Feedback
 from zpipe.engine.passing import passages_of
 from zpipe.engine.stop import ENDING, Relayed
 from zpipe.engine.stream import UnderWay
+from zpipe.engine.waiting import empty
 from zpipe.errors import (
     Interrupted,
     OutputsDropped,
@@ -148,7 +149,7 @@ class _Together:
         if self._give_up_at is not None:
             left = max(0.0, self._give_up_at - time.monotonic()) * 1000 + 1
         for fd, _ in poller.poll(left):
-            _empty(fd)
+            empty(fd)
         if self._stop.status_wanted:
             self._stop.status_wanted = False
             for stop in self._stops:
@@ -323,11 +324,3 @@ class _Locked(Feedback):
                 call(*values)
 
         return locked
-
-
-def _empty(fd: int) -> None:
-    try:
-        while os.read(fd, 512):
-            pass
-    except BlockingIOError:
-        pass

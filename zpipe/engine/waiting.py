@@ -78,7 +78,7 @@ class EngineWaiter(Waiter):
             # rounded up: waking before the time would only mean to sleep again
             fired = dict(poller.poll(None if span is None else int(span * 1000) + 1))
             if wakeup >= 0 and fired.pop(wakeup, 0):
-                _empty(wakeup)
+                empty(wakeup)
                 self._stop.check()
             if fired:
                 return fired
@@ -95,7 +95,8 @@ class EngineWaiter(Waiter):
         return min(spans) if spans else None
 
 
-def _empty(wakeup: int) -> None:
+def empty(wakeup: int) -> None:
+    """Read all that has woken somebody, out of a pipe or an eventfd."""
     try:
         while os.read(wakeup, 512):
             pass

@@ -1,4 +1,4 @@
-"""Memory that the standard library only half offers: sealed memfds, aligned mappings, addresses."""
+"""Memory that the standard library only half offers: sealed memfds, aligned mappings."""
 
 from __future__ import annotations
 
@@ -6,9 +6,11 @@ import fcntl
 import mmap
 import os
 
+from zpipe.kernel.copying import place_of
+
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from typing_extensions import Buffer
+    pass
 
 PAGE = mmap.PAGESIZE
 
@@ -74,11 +76,4 @@ def aligned(size: int, alignment: int) -> tuple[mmap.mmap, int]:
     if alignment <= PAGE:
         return mmap.mmap(-1, size), 0
     found = mmap.mmap(-1, size + alignment - PAGE)
-    return found, -address(found) % alignment
-
-
-def address(buffer: Buffer) -> int:
-    """Return where a writable buffer begins in memory."""
-    import ctypes
-
-    return ctypes.addressof(ctypes.c_char.from_buffer(buffer))
+    return found, -place_of(found) % alignment

@@ -10,7 +10,6 @@ if TYPE_CHECKING:
 
 SPLICE_F_MOVE = 1  # a no-op since 2.6.21 (splice(2))
 SPLICE_F_NONBLOCK = 2  # covers the pipe ends only, not a socket or tty
-SPLICE_F_MORE = 4
 
 # One call cannot be interrupted for progress, signals or a stall check: this bounds it.
 CHUNK = 64 << 20
