@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import pytest
 from hypothesis import settings
 
-from tests.machine import IN_CI, mounted, warmed_up
+from tests.machine import IN_CI, mounted, own_network, warmed_up
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -21,6 +21,12 @@ settings.load_profile("zpipe")
 
 # nearly every test starts zpipe, and a start without bytecode compiles all that it imports
 os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Tests that run side by side do not meet at a port."""
+    if hasattr(config, "workerinput"):
+        own_network()
 
 
 @pytest.fixture(scope="session", autouse=True)

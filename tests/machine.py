@@ -6,10 +6,15 @@ missing program or privilege fails instead, since CI installs what it needs.
 
 from __future__ import annotations
 
+import ctypes
+import errno
+import fcntl
 import os
 import select
 import shutil
 import signal
+import socket
+import struct
 import subprocess
 import sys
 import time
@@ -31,6 +36,11 @@ ROOT = Path(__file__).resolve().parent.parent
 IN_CI = os.environ.get("CI") == "true"
 LONGEST = 60  # seconds that any one command of a test may take
 
+_CLONE_NEWNET = 0x40000000  # unshare(2)
+_SIOCGIFFLAGS, _SIOCSIFFLAGS = 0x8913, 0x8914  # netdevice(7)
+_IFF_UP = 0x1
+_IFREQ = "16sH14x"
+
 
 def missing(reason: str) -> NoReturn:
     """Skip with a spoken reason, or fail where everything must be there."""
@@ -49,6 +59,24 @@ def need_root() -> None:
     """Skip unless the tests run as root."""
     if os.geteuid() != 0:
         missing("only root can do this")
+
+
+def own_network() -> None:
+    """Give this process, and all that it starts, a network with nothing but a loopback.
+
+    Ports are given out by chance: what one test has just left, or has for IPv6 only, another one
+    that runs beside it may be given before the first takes it. Without the right to do so they
+    go on sharing the network of the host.
+    """
+    libc = ctypes.CDLL(None, use_errno=True)
+    if libc.unshare(_CLONE_NEWNET):
+        if ctypes.get_errno() not in (errno.EPERM, errno.EINVAL, errno.ENOSYS):
+            raise OSError(ctypes.get_errno(), "unshare")
+        return
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as end:
+        asked = fcntl.ioctl(end, _SIOCGIFFLAGS, struct.pack(_IFREQ, b"lo", 0))
+        name, flags = struct.unpack(_IFREQ, asked)
+        fcntl.ioctl(end, _SIOCSIFFLAGS, struct.pack(_IFREQ, name, flags | _IFF_UP))
 
 
 def environment(**more: str) -> dict[str, str]:

@@ -330,11 +330,10 @@ def ended(process: subprocess.Popen[bytes]) -> tuple[int, str]:
     return process.returncode, said.decode()
 
 
-def child_of(process: subprocess.Popen[bytes]) -> int:
-    """Return the one process that carries streams."""
+def children_of(process: subprocess.Popen[bytes]) -> list[int]:
+    """Return those that it has not waited for."""
     with open(f"/proc/{process.pid}/task/{process.pid}/children") as file:
-        (child,) = file.read().split()
-    return int(child)
+        return [int(child) for child in file.read().split()]
 
 
 def is_gone(pid: int) -> bool:
@@ -372,7 +371,8 @@ def test_a_proxy_goes_on_when_the_streams_have_ended(folder: Path) -> None:
         name = recipe(folder, with_proxy(edges(b="b", x="x"), server))
         with started("run", "--progress=never", name, cwd=folder) as process:
             port = port_of(process)
-            until((folder / "x").exists, "the stream is done")
+            until(lambda: not children_of(process), "what carries streams has ended")
+            assert (folder / "x").exists()
             serves(port, server)
             process.send_signal(signal.SIGTERM)
             assert ended(process) == (0, "")
@@ -427,7 +427,7 @@ def test_streams_end_when_the_process_that_serves_is_gone(folder: Path) -> None:
         with carrying(folder, name, "--explain") as (process, fd):
             os.write(fd, b"some")
             lines_until(stderr_of(process), "held ── ")
-            child = child_of(process)
+            (child,) = children_of(process)  # it carries the streams
             process.kill()
             process.wait()
             until(lambda: is_gone(child), "the streams have ended")
@@ -440,7 +440,7 @@ def test_a_process_of_streams_that_is_killed_is_told(folder: Path) -> None:
         with carrying(folder, name, "--explain") as (process, fd):
             os.write(fd, b"some")
             lines_until(stderr_of(process), "held ── ")
-            child = child_of(process)
+            (child,) = children_of(process)  # it carries the streams
             os.kill(child, signal.SIGKILL)
             status, said = ended(process)
             assert status == 1

@@ -276,9 +276,14 @@ def test_settings_are_judged(name: str, text: str, state: str, detail: str) -> N
 @pytest.mark.parametrize("name", TABLE)
 def test_settings_of_this_machine_are_read(name: str) -> None:
     answer = answered(setting_probe(TABLE[name]).ask)
+    try:
+        with open(f"/proc/sys/{name.replace('.', '/')}") as file:
+            numbers = [int(word) for word in file.read().split()]
+    except FileNotFoundError:
+        assert name.startswith("net.")
+        assert answer == Answer("unknown", "not shown in this network namespace")
+        return
     assert answer.state in ("ok", "fact", "limited")
-    with open(f"/proc/sys/{name.replace('.', '/')}") as file:
-        numbers = [int(word) for word in file.read().split()]
     assert answer.value == (numbers if len(numbers) > 1 else numbers[0])
 
 
