@@ -524,8 +524,9 @@ def test_metrics_of_streams_alone(folder: Path) -> None:
     with carrying(folder, name, "--explain") as (process, fd):
         os.write(fd, b"some")
         lines_until(stderr_of(process), "held ── ")
+        flowing = 'zpipe_hop_state{from="held",state="flowing",to="pass"} 1.0'
+        until(lambda: flowing in page(port), "the hop is flowing")  # explained before it begins
         text = page(port)
-        assert 'zpipe_hop_state{from="held",state="flowing",to="pass"} 1.0' in text
         assert 'zpipe_hop_state{from="pass",state="done",to="out"} 0.0' in text
         assert 'zpipe_recipe_info{name="r"' in text
         assert "zpipe_proxy_" not in text
