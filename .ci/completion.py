@@ -139,7 +139,7 @@ def options(name: str, command: click.Command) -> list[Option]:
             tuple(param.opts),
             short(param.help or ""),
             value_of(name, param),
-            shown(param).strip("[=]"),
+            shown(param),
             may_be_bare(command, param.opts[0]),
             param.multiple,
         )
@@ -150,7 +150,7 @@ def options(name: str, command: click.Command) -> list[Option]:
 
 def shown(param: click.Option) -> str:
     """Return what help shows of the value."""
-    return param.metavar or param.type.name
+    return (param.metavar or param.type.name).strip("[=]")
 
 
 def value_of(command: str, param: click.Option) -> Kind:

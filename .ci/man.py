@@ -152,7 +152,7 @@ def _file(filesystem: str, *, sink: bool = False) -> FdFacts:
 
 
 # what costs are told of: files on ext4 and btrfs, and a network device
-_FILE, _NEW = _file("ext"), _file("ext", sink=True)
+_FILE, _NEW = _file("ext4"), _file("ext4", sink=True)
 _PIPE = FdFacts("pipe", capacity=1 << 20, nonblocking=True)
 _TCP = FdFacts("tcp", nonblocking=True, scatter_gather=True, route="eth0")
 _OLD_TCP = FdFacts("tcp", nonblocking=True, scatter_gather=False, route="eth0")

@@ -26,6 +26,7 @@ LAYERS = (
     {"kernel"},
     {"facts"},
     {"units"},
+    {"spelling"},
     {"errors", "values"},
 )
 PURE = ("graph", "plan")

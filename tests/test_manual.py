@@ -68,6 +68,19 @@ def test_every_command_has_a_page() -> None:
     assert {"zpipe.1", "zpipe-endpoints.7"} <= names
 
 
+def test_the_map_of_the_readme_names_what_is_there() -> None:
+    part = (ROOT / "README.md").read_text().partition("\n## Where things are\n")[2]
+    folder = ROOT
+    named = 0
+    for row in part.split("```")[1].splitlines():
+        if (found := re.match(r"(  )?(\w+/)?", row)) is not None and not row.startswith("    "):
+            folder = ROOT / ("zpipe" if found[1] else "") / (found[2] or "")
+        for name in re.findall(r"(?<![/\w])\w+\.py\b", row):
+            named += 1
+            assert (folder / name).is_file(), f"{folder.relative_to(ROOT)} has no {name}"
+    assert named > 100
+
+
 @pytest.mark.parametrize("page", PAGES, ids=[page.name for page in PAGES])
 def test_pages_are_sound(page: Path) -> None:
     name, _, number = page.name.rpartition(".")
@@ -172,7 +185,7 @@ def examples(page: Path) -> list[str]:
     blocks = re.findall(
         r"^\.Bd -literal.*\n((?:.*\n)*?)\.Ed$", section(page, "EXAMPLES"), re.MULTILINE
     )
-    return [block.replace("\\-", "-") for block in blocks]
+    return [block.replace("\\-", "-").replace("\\e", "\\") for block in blocks]
 
 
 def lines_of_cp() -> list[str]:
@@ -185,6 +198,19 @@ def scripts() -> list[str]:
     lines = [line for line in lines_of_cp() if "-listen" not in line]
     pages = [ROOT / f"man/man1/zpipe-{name}.1" for name in ("cat", "tee")]
     return lines + [block for page in pages for block in examples(page)]
+
+
+def prepare(folder: Path) -> bytes:
+    """Put what the examples name into a folder; return the content of `disk.img`."""
+    (folder / "backup").mkdir()
+    data = content(5 << 20)
+    (folder / "disk.img").write_bytes(data)
+    (folder / "photos/2026").mkdir(parents=True)
+    (folder / "photos/2026/film.mov").write_bytes(data)
+    (folder / "photos/notes.tmp").write_bytes(b"x")
+    (folder / "part-1").write_bytes(data[: 2 << 20])
+    (folder / "part-2").write_bytes(data[2 << 20 :])
+    return data
 
 
 def listening(port: int) -> bool:
@@ -205,15 +231,8 @@ def test_examples_run(line: str, tmp_path: Path) -> None:
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    (tmp_path / "backup").mkdir()
     (tmp_path / "there").mkdir()
-    data = content(5 << 20)
-    (tmp_path / "disk.img").write_bytes(data)
-    (tmp_path / "photos/2026").mkdir(parents=True)
-    (tmp_path / "photos/2026/film.mov").write_bytes(data)
-    (tmp_path / "photos/notes.tmp").write_bytes(b"x")
-    (tmp_path / "part-1").write_bytes(data[: 2 << 20])
-    (tmp_path / "part-2").write_bytes(data[2 << 20 :])
+    data = prepare(tmp_path)
     lines = lines_of_cp()
     before = lines[lines.index(line) - 1] if line in lines else ""
     receiver = before if "-listen" in before else "zpipe cp tcp-listen://:9000 disk.img"

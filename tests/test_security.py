@@ -9,6 +9,7 @@ import json
 import os
 import re
 import shlex
+import signal
 import socket
 import stat
 import subprocess
@@ -25,11 +26,16 @@ from tests.commands.shell import refused, went_well
 from tests.machine import (
     LONGEST,
     ROOT,
+    as_stranger,
     content,
     environment,
     in_bash,
+    mounted,
+    need,
     need_root,
+    started,
     strace,
+    until,
 )
 from tests.machine import zpipe as run_zpipe
 from tests.proxy.proxying import asked, connected, echo, exactly, proxying, serving
@@ -95,6 +101,26 @@ def test_the_tests_that_a_page_names_are_there(page: str) -> None:
     assert not [f"{module}::{name}" for module, name in named if name not in names_in(module)]
 
 
+# Description
+
+
+@pytest.mark.parametrize(
+    "words", [("cp", "source", "target"), ("check", "recipe.yaml"), ("status",)]
+)
+def test_no_configuration_is_read(words: tuple[str, ...], tmp_path: Path) -> None:
+    (tmp_path / "home").mkdir()
+    (tmp_path / "source").write_bytes(b"data")
+    (tmp_path / "recipe.yaml").write_text("zpipe: 1\nnodes: {a: b, c: d}\nedges: [a -> c]\n")
+    log = tmp_path / "log"
+    folders = ("HOME", "XDG_CONFIG_HOME", "XDG_CONFIG_DIRS", "XDG_DATA_HOME")
+    env = environment(**dict.fromkeys(folders, str(tmp_path / "home")))
+    trace = strace("-o", str(log), "-e", "trace=%file")
+    run_zpipe(*words, before=trace, env=env, cwd=tmp_path)
+    named = re.findall(r'"([^"]*)"', log.read_text())
+    assert any(name.endswith("/zpipe/cli.py") or "/zpipe/__pycache__/" in name for name in named)
+    assert not [name for name in named if name.startswith((f"{tmp_path}/home", "/etc/zpipe"))]
+
+
 # Privileges
 
 
@@ -126,6 +152,46 @@ def test_what_is_opened_before_is_of_root_and_what_comes_later_is_of_the_user(
     owners = {path.name: path.lstat().st_uid for path in tmp_path.iterdir()}
     assert owners == {"door": 0, "asked": 0, "tapes": NOBODY, "log": NOBODY}
     assert {path.stat().st_uid for path in (tmp_path / "tapes").iterdir()} == {NOBODY}
+
+
+def test_a_report_is_opened_before_rights_are_given_up(tmp_path: Path) -> None:
+    need_root()
+    (tmp_path / "recipe.yaml").write_text(
+        "zpipe: 1\nservice: {user: nobody}\nnodes: {a: {zero: true, size: 5}, b: 'null:'}\n"
+        "edges: [a -> b]\nproxies: {p: {listen: '127.0.0.1:0', upstreams: '127.0.0.1:1'}}\n"
+    )
+    with started("run", "--report=report", "recipe.yaml", cwd=tmp_path) as process:
+        assert process.stderr is not None
+        assert process.stderr.readline()  # it serves
+        (owner,) = status_of(process.pid, "Uid")
+        assert set(owner[0].split()) == {str(NOBODY)}
+        process.terminate()
+        process.wait(LONGEST)
+    assert (tmp_path / "report").stat().st_uid == 0
+    assert (tmp_path / "report").read_bytes()
+
+
+def test_with_a_group_alone_the_user_stays_root() -> None:
+    need_root()
+    with proxying("--group=65534", "127.0.0.1:1") as proxy:
+        same = ("\t".join([str(NOBODY)] * 4), "\t".join(["0"] * 4))
+        assert {(gid, uid) for gid, uid, _ in status_of(proxy.pid, "Gid", "Uid", "CapEff")} == {
+            same
+        }
+        assert {cap for (cap,) in status_of(proxy.pid, "CapEff")} != {"0" * 16}
+
+
+def test_a_path_that_the_user_may_not_remove_stays_and_is_replaced(tmp_path: Path) -> None:
+    need_root()
+    tmp_path.chmod(0o755)
+    door = tmp_path / "door"
+    for _ in range(2):
+        with proxying("--user=nobody", "127.0.0.1:1", listen=(f"unix:{door}",)) as proxy:
+            with connected(f"unix:{door}"):
+                pass
+            proxy.process.terminate()
+            proxy.process.wait(LONGEST)
+        assert stat.S_ISSOCK(door.lstat().st_mode)
 
 
 def test_groups_of_the_user_are_not_taken_on(tmp_path: Path) -> None:
@@ -172,6 +238,29 @@ def test_nothing_listens_but_what_was_asked_for_and_the_status_socket(tmp_path: 
         )
 
 
+def test_without_addresses_a_proxy_is_reached_from_this_machine_only() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as end:
+        port = end.getsockname()[1]
+    with proxying(f"192.0.2.1:{port}", listen=()) as proxy:
+        hosts = {each.rpartition(":")[0] for each in proxy.listeners}
+        assert "127.0.0.1" in hosts
+        assert hosts <= {"127.0.0.1", "[::1]"}
+
+
+def test_an_abstract_name_is_open_to_everybody(tmp_path: Path) -> None:
+    name = f"zpipe-security-{os.getpid()}"
+
+    def send() -> None:
+        with socket.socket(socket.AF_UNIX) as end:
+            end.connect(f"\0{name}")
+            end.sendall(b"of a stranger")
+
+    with started("cat", f"unix-listen:@{name}") as process:
+        until(lambda: f"@{name}" in listening_of(process.pid), "it listens")
+        as_stranger(tmp_path, send)
+        assert process.communicate(timeout=LONGEST)[0] == b"of a stranger"
+
+
 def test_metrics_and_status_name_no_client(tmp_path: Path) -> None:
     words = ("--metrics", f"unix:{tmp_path}/asked")
     with serving(echo) as server, proxying(server.text, *words) as proxy, socket.socket() as client:
@@ -209,6 +298,78 @@ def test_descriptors_go_no_further_than_to_the_proxy(tmp_path: Path, victim: Pat
         assert asked(client, b"x") == b"x"
         assert came == [(b"with a file", [])]
         assert str(victim) not in proxy.fds()
+
+
+@contextmanager
+def halted_at(call: str, *words: str | Path, log: Path) -> Iterator[subprocess.Popen[bytes]]:
+    """Run zpipe until it has made a call; there it stands still while the block runs."""
+    inject = f"inject={call}:signal=SIGSTOP:when=1"
+    before = strace("-o", str(log), "-e", f"trace={call}", "-e", inject)
+    found: list[str] = []
+
+    def halted() -> bool:
+        text = log.read_text() if log.exists() else ""
+        found[:] = re.findall(r"^(\d+) +--- stopped by SIGSTOP ---$", text, re.MULTILINE)
+        return bool(found)
+
+    with started(*words, before=before) as process:
+        until(halted, f"{call} was made")
+        try:
+            yield process
+        finally:
+            os.kill(int(found[0]), signal.SIGCONT)
+            try:
+                process.wait(LONGEST)
+            except subprocess.TimeoutExpired:
+                os.kill(int(found[0]), signal.SIGKILL)
+                raise
+
+
+@pytest.mark.parametrize("command", ["cat", "proxy"])
+def test_a_path_of_a_socket_that_becomes_a_link_gives_its_mode_to_nothing_else(
+    command: str, tmp_path: Path, victim: Path
+) -> None:
+    """As where the folder is everybody's, and somebody is quick."""
+    need_root()
+    door = tmp_path / "door"
+    words = {
+        "cat": ("cat", f"unix-listen:{door}?mode=0666"),
+        "proxy": ("proxy", "--listen", f"unix:{door}?mode=0666&user=1&group=1", "127.0.0.1:1"),
+    }[command]
+    with halted_at("bind", *words, log=tmp_path / "log") as process:
+        (tmp_path / "link").symlink_to(victim)
+        os.rename(tmp_path / "link", door)
+    assert process.returncode == (1 if command == "cat" else 2)
+    assert mode_of(victim) == 0o600
+    assert victim.stat().st_uid == 0
+    assert door.is_symlink()
+
+
+def test_a_path_of_a_socket_is_given_its_mode_as_the_file_that_it_is(tmp_path: Path) -> None:
+    """Of the calls that name a file none changes it: the name could mean another by then."""
+    need_root()
+    door, log = tmp_path / "door", tmp_path / "log"
+    calls = "trace=bind,listen,openat,/chmod,/chown"
+    with (
+        serving(echo) as server,
+        proxying(
+            server.text,
+            listen=(f"unix:{door}?mode=0660&user=1&group=2",),
+            before=strace("-o", str(log), "-e", calls),
+        ),
+    ):
+        assert mode_of(door) == 0o660
+    text = log.read_text()
+    made = [
+        r"fchmod\(\d+, 0200\)",
+        rf'bind\(\d+, \{{sa_family=AF_UNIX, sun_path="{door}"\}}',
+        rf'openat\(AT_FDCWD, "{door}", O_RDONLY\|O_NOFOLLOW\|O_CLOEXEC\|O_PATH\)',
+        r'chown\("/proc/self/fd/\d+", 1, 2\)',
+        r'chmod\("/proc/self/fd/\d+", 0660\)',
+        r"listen\(",
+    ]
+    assert re.search(".*".join(made), text, re.DOTALL), text
+    assert not re.findall(rf'ch(?:mod|own)\w*\((?:AT_FDCWD, )?"{door}"', text)
 
 
 # Files
@@ -256,6 +417,8 @@ def test_temporary_names_are_made_exclusively_and_become_the_target_by_a_rename(
     assert made
     for name, flags in made.items():
         assert name.startswith(".source.zpipe-")
+        if len(words) == 1:
+            assert re.fullmatch(r"[0-9a-f]{12}", name.removeprefix(".source.zpipe-"))
         assert {"O_CREAT", "O_EXCL"} <= set(flags.split()[0].split("|"))
     (renamed,) = [line for line in log.read_text().splitlines() if " rename" in line]
     assert any(f'{name}"' in renamed for name in made)
@@ -331,6 +494,87 @@ def test_a_link_under_a_temporary_name_of_ranges_gets_no_attributes(
     assert mode_of(victim) == 0o600
 
 
+def temporary_in(folder: Path) -> Path:
+    (name,) = (name for name in os.listdir(folder) if ".zpipe-" in name)
+    return folder / name
+
+
+def test_a_special_file_that_becomes_a_link_gives_its_attributes_to_nothing_else(
+    tmp_path: Path, victim: Path
+) -> None:
+    need_root()
+    for name in ("from", "to"):
+        (tmp_path / name).mkdir()
+    os.mkfifo(tmp_path / "from/fifo")
+    os.chown(tmp_path / "from/fifo", NOBODY, NOBODY)
+    os.chmod(tmp_path / "from/fifo", 0o4777)
+    words = ("cp", "-a", f"{tmp_path}/from/.", f"{tmp_path}/to")
+    with halted_at("mknodat", *words, log=tmp_path / "log") as process:
+        temporary = temporary_in(tmp_path / "to")
+        temporary.unlink()
+        temporary.symlink_to(victim)
+    assert process.returncode == 1
+    assert (mode_of(victim), victim.stat().st_uid) == (0o600, 0)
+
+
+def test_a_symbolic_link_that_becomes_another_file_gives_it_no_owner(
+    tmp_path: Path, victim: Path
+) -> None:
+    need_root()
+    for name in ("from", "to"):
+        (tmp_path / name).mkdir()
+    (tmp_path / "from/link").symlink_to("nowhere")
+    os.lchown(tmp_path / "from/link", NOBODY, NOBODY)
+    words = ("cp", "-a", f"{tmp_path}/from/.", f"{tmp_path}/to")
+    with halted_at("symlinkat", *words, log=tmp_path / "log") as process:
+        temporary = temporary_in(tmp_path / "to")
+        temporary.unlink()
+        os.link(victim, temporary)
+    assert process.returncode == 1
+    assert victim.stat().st_uid == 0
+
+
+@pytest.mark.parametrize("planted", ["link", "fifo"])
+def test_what_is_verified_is_what_was_written_and_nothing_else(
+    planted: str, tmp_path: Path, victim: Path
+) -> None:
+    """Its mode waits until it was read back; and of a FIFO nobody would ever write anything."""
+    need_root()
+    for name in ("from", "to"):
+        (tmp_path / name).mkdir()
+    (tmp_path / "from/file").write_bytes(SECRET)  # the digest of the victim is the same
+    (tmp_path / "from/file").chmod(0o066)
+    words = ("cp", "-a", "--verify", f"{tmp_path}/from/.", f"{tmp_path}/to")
+    with halted_at("syncfs", *words, log=tmp_path / "log") as process:
+        temporary = temporary_in(tmp_path / "to")
+        temporary.unlink()
+        if planted == "link":
+            temporary.symlink_to(victim)
+        else:
+            os.mkfifo(temporary)
+    assert process.returncode == 1
+    assert mode_of(victim) == 0o600
+
+
+def test_ranges_are_written_to_the_file_that_was_made_and_to_no_other(tmp_path: Path) -> None:
+    need_root()
+    for name in ("from", "to"):
+        (tmp_path / name).mkdir()
+    with open(tmp_path / "from/big", "wb") as file:
+        file.truncate(1 << 30)
+        file.seek(100 << 20)
+        file.write(SECRET)
+    mine = tmp_path / "mine"
+    words = ("cp", "-r", "-j2", "--reflink=never", f"{tmp_path}/from/.", f"{tmp_path}/to")
+    with halted_at("ftruncate", *words, log=tmp_path / "log") as process:
+        temporary = temporary_in(tmp_path / "to")
+        temporary.unlink()
+        temporary.touch(0o666)
+        os.link(temporary, mine)
+    assert process.returncode == 1
+    assert mine.stat().st_blocks == 0
+
+
 def test_a_link_of_a_tree_is_not_gone_through(tmp_path: Path) -> None:
     (tmp_path / "from/sub").mkdir(parents=True)
     (tmp_path / "from/sub/file").write_bytes(b"data")
@@ -342,7 +586,7 @@ def test_a_link_of_a_tree_is_not_gone_through(tmp_path: Path) -> None:
     assert os.listdir(tmp_path / "elsewhere") == []
 
 
-@pytest.mark.parametrize("kind", ["link", "of somebody"])
+@pytest.mark.parametrize("kind", ["link", "of somebody", "fifo", "huge"])
 def test_a_journal_that_somebody_has_planted_is_refused(
     kind: str, tmp_path: Path, victim: Path
 ) -> None:
@@ -353,10 +597,15 @@ def test_a_journal_that_somebody_has_planted_is_refused(
     planted = tmp_path / "to/.zpipe-journal"
     if kind == "link":
         planted.symlink_to(victim)
+    elif kind == "fifo":
+        os.mkfifo(planted)  # nobody would ever write to it
     else:
         planted.touch()
+        os.truncate(planted, 3 << 30 if kind == "huge" else 0)
         os.chown(planted, NOBODY, NOBODY)
-    done = run_zpipe("cp", "-r", "--resume", tmp_path / "from", tmp_path / "to")
+    little = [need("prlimit"), f"--as={1 << 30}"]
+    words = ("cp", "-r", "--resume", tmp_path / "from", tmp_path / "to")
+    done = run_zpipe(*words, before=little)
     assert victim.read_bytes() == SECRET
     refused(done, 1, ".zpipe-journal: open: ")
 
@@ -418,6 +667,21 @@ def test_where_files_need_a_name_one_is_spilled_to_that_has_lost_it(tmp_path: Pa
     assert done.stdout == "0o600 0 []\n", done.stderr
 
 
+def test_the_clone_of_a_stable_source_has_no_name_and_is_private(tmp_path: Path) -> None:
+    log = tmp_path / "log"
+    with mounted("xfs", tmp_path / "shares", 512 << 20) as folder:
+        (folder / "source").write_bytes(content(1 << 20))
+        trace = strace("-o", str(log), "-e", "trace=openat,ioctl")
+        with umask(0):
+            done = run_zpipe("cp", "--stable", folder / "source", "-", before=trace)
+        assert done.stdout == content(1 << 20), done.stderr
+        assert os.listdir(folder) == ["source"]
+    assert "FICLONE" in log.read_text()
+    (made,) = [line for line in log.read_text().splitlines() if "O_TMPFILE" in line]
+    assert f'"{folder}"' in made
+    assert ", 0600)" in made
+
+
 def test_what_is_spilled_is_gone_with_the_process(tmp_path: Path) -> None:
     """It has no name: nobody can open it later, and nothing has to be tidied up."""
     with closing(Spill(str(tmp_path), 100, Counter())):
@@ -433,6 +697,60 @@ def test_a_link_in_a_folder_of_captures_is_not_followed(
     with pytest.raises(UsageError, match="tapes: capture: "):
         Recorder(Capture(str(tmp_path / "tapes")), lambda pipe: None)
     assert victim.read_bytes() == SECRET
+
+
+@pytest.mark.parametrize("name", [".state", "index.jsonl"])
+@pytest.mark.parametrize("kind", ["another name", "of somebody", "FIFO"])
+def test_what_somebody_has_planted_in_a_folder_of_captures_is_refused(
+    kind: str, name: str, tmp_path: Path, victim: Path
+) -> None:
+    folder = tmp_path / "tapes"
+    folder.mkdir()
+    if kind == "another name":
+        os.link(victim, folder / name)
+    elif kind == "FIFO":
+        os.mkfifo(folder / name)
+    else:
+        need_root()
+        (folder / name).touch()
+        os.chown(folder / name, NOBODY, NOBODY)
+    with pytest.raises(UsageError) as caught:
+        Recorder(Capture(str(folder)), lambda pipe: None)
+    why = f"{name} is a file of somebody else, or a link"
+    assert str(caught.value) == f"{folder}: capture: {why}"
+    assert victim.read_bytes() == SECRET
+
+
+@pytest.mark.parametrize("kind", ["of somebody", "FIFO"])
+def test_what_has_taken_the_place_of_a_recording_is_not_written_to(
+    kind: str, tmp_path: Path
+) -> None:
+    """Only so many files are kept open: that of a connection is opened again for what comes."""
+    need_root()
+    said: list[str] = []
+    recorder = Recorder(Capture(str(tmp_path / "tapes")), lambda pipe: None, said.append)
+    try:
+        tapes = [recorder.connection(0.0, "peer", "listener") for _ in range(100)]
+        for tape in tapes:
+            tape.data(True, b"x")
+        until(lambda: recorder.bytes == 100, "all are written")
+        taken = tmp_path / f"tapes/{tapes[0].id}.up"
+        taken.unlink()
+        if kind == "FIFO":
+            os.mkfifo(taken)
+        else:
+            taken.write_bytes(b"y")
+            os.chown(taken, NOBODY, NOBODY)
+        tapes[0].data(True, b"a password")
+        for tape in tapes:
+            tape.end("there", "closed")
+    finally:
+        recorder.close(LONGEST)
+    assert [each.partition(".up: ")[0] for each in said] == [
+        f"{tmp_path}/tapes: capture: {tapes[0].id}"
+    ]
+    if kind != "FIFO":
+        assert taken.read_bytes() == b"y"
 
 
 def test_a_folder_of_captures_that_is_there_is_taken_as_it_is(tmp_path: Path) -> None:
@@ -511,6 +829,18 @@ def test_a_program_has_the_standard_descriptors_and_no_others(tmp_path: Path) ->
     went = set(ast.literal_eval(done.stdout.decode()))
     assert {"0", "1", "2"} < went
     assert len(went) == 4  # and that of the folder
+
+
+def test_a_program_has_rights_environment_and_folder_of_zpipe(tmp_path: Path) -> None:
+    words = "printf '%s\\n' \"$PWD $(id -u) $(umask) $MORE\""
+    script = tmp_path / "script"
+    script.write_text(f"#!/bin/sh\ncd -P . && {words}\n")
+    script.chmod(0o700)
+    with umask(0o027):
+        done = run_zpipe("cat", "exec:./script", cwd=tmp_path, env=environment(MORE="than usual"))
+    went_well(done)
+    folder = os.path.realpath(tmp_path)
+    assert done.stdout.decode() == f"{folder} {os.geteuid()} 0027 than usual\n"
 
 
 # Peers

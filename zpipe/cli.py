@@ -10,7 +10,7 @@ import errno
 import os
 import sys
 
-from zpipe.errors import ConsumerGone, Interrupted, ZpipeError
+from zpipe.errors import ConsumerGone, Interrupted, UsageError, ZpipeError
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -27,15 +27,16 @@ def main(arguments: list[str] | None = None) -> NoReturn:
     words = sys.argv[1:] if arguments is None else arguments
     _occupy_standard_fds()
     debug = "--debug" in words[:1]
+    words = words[1:] if debug else words
     try:
-        _dispatch(words[1:] if debug else words)
+        _dispatch(words)
     except ConsumerGone:
         _die_by(_SIGPIPE)
     except Interrupted as error:
         _tell(error)
         _die_by(error.signum)
     except ZpipeError as error:
-        _tell(error)
+        _tell(error, words[0] if words else "")
         sys.exit(error.exit_code)
     except KeyboardInterrupt:
         _die_by(_SIGINT)
@@ -98,6 +99,8 @@ def _is_option(word: str) -> bool:
 def _dispatch_by_click(words: list[str]) -> None:
     import click
 
+    if words[:1] == ["help"]:  # as other tools have it
+        words = [*words[1:], "--help"]
     try:
         group().main(words, prog_name="zpipe", standalone_mode=False)
         if sys.stdout is not None:  # it was closed before we began
@@ -106,11 +109,9 @@ def _dispatch_by_click(words: list[str]) -> None:
         print(error.format_message(), file=sys.stderr)
         sys.exit(2)
     except click.ClickException as error:
-        command, more = "", ""
-        if _of_command(error):
-            name = error.ctx.info_name  # type: ignore[attr-defined]
-            command, more = f"{name}: ", f" (zpipe {name} --help)"
-        _print(f"{command}{' '.join(error.format_message().split())}{more}")
+        from zpipe.commands.refusals import in_our_words
+
+        _print(in_our_words(error, words))
         sys.exit(2)
     except click.Abort:
         _die_by(_SIGINT)
@@ -136,6 +137,16 @@ def group() -> click.Group:
                 return None
             command: click.Command = import_module(f"zpipe.commands.{cmd_name}").COMMAND
             return command
+
+        def resolve_command(
+            self, ctx: click.Context, args: list[str]
+        ) -> tuple[str | None, click.Command | None, list[str]]:
+            if args[0] not in COMMANDS:
+                from zpipe.spelling import known_are
+
+                known = known_are(args[0], COMMANDS)
+                raise UsageError(f"{args[0] or '(empty)'}: unknown command: {known}")
+            return super().resolve_command(ctx, args)
 
         def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
             with formatter.section("Commands"):
@@ -163,11 +174,6 @@ def group() -> click.Group:
     )
 
 
-def _of_command(error: click.ClickException) -> bool:
-    ctx = getattr(error, "ctx", None)
-    return ctx is not None and ctx.parent is not None
-
-
 def _occupy_standard_fds() -> None:
     """Fill closed standard fds, so that no file we open becomes standard output by its number.
 
@@ -180,10 +186,13 @@ def _occupy_standard_fds() -> None:
             os.open("/dev/null", flags)
 
 
-def _tell(error: ZpipeError) -> None:
-    if not error.told:
-        for problem in error.args:
-            _print(str(problem))
+def _tell(error: ZpipeError, command: str = "") -> None:
+    if error.told:
+        return
+    for problem in map(str, error.args):
+        # an operand says what it is, an option only together with its command
+        of_option = isinstance(error, UsageError) and problem[:1] == "-" and problem[1:2] != ":"
+        _print(f"{command}: {problem}" if of_option else problem)
 
 
 def _print(text: str) -> None:

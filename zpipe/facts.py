@@ -27,11 +27,13 @@ if TYPE_CHECKING:
     ]
 
 # Filesystems whose FICLONE is known to answer EOPNOTSUPP (fs/*/file.c has no remap_file_range).
-NEVER_CLONES = frozenset({"ext", "tmpfs", "ramfs", "proc", "sysfs", "vfat", "devtmpfs", "squashfs"})
+NEVER_CLONES = frozenset(
+    {"ext4", "tmpfs", "ramfs", "proc", "sysfs", "vfat", "devtmpfs", "squashfs"}
+)
 
 # Local filesystems where copy_file_range is the same CPU copy as splice, never a server's or
 # disk's own copy, so that other ways of copying in this machine may be preferred to it.
-COPIES_LOCALLY = frozenset({"ext", "tmpfs", "xfs", "btrfs"})
+COPIES_LOCALLY = frozenset({"ext4", "tmpfs", "xfs", "btrfs"})
 
 
 class FdFacts(Value):

@@ -1,4 +1,4 @@
-"""Sizes, rates and durations as people write and read them.
+"""Sizes, rates, durations and whole numbers as people write and read them.
 
 Sizes follow coreutils: K = KiB = 1024, KB = 1000, and so on up to E; decimals are allowed as long
 as the result is a whole number of bytes after rounding down. Durations: `250ms`, `10s`, `1h30m`;
@@ -9,9 +9,14 @@ from __future__ import annotations
 
 from zpipe.errors import UsageError
 
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
 _POWERS = {letter: power for power, letter in enumerate("KMGTPE", start=1)}
 _DURATIONS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
 _LARGEST = 2**63 - 1
+_SMALLEST_PIPE, _LARGEST_PIPE = 4096, 1 << 31
 _LONGEST = 300  # digits: a float still holds it
 
 
@@ -31,6 +36,17 @@ def parse_size(text: str) -> int:
     size = digits * factor // scale
     if size > _LARGEST:
         raise UsageError(f"{text}: not a size: larger than a file can be (8 EiB)")
+    return size
+
+
+def parse_pipe_size(text: str) -> int:
+    """Return the capacity of a pipe in bytes, 4 KiB to 2 GiB (F_SETPIPE_SZ of fcntl(2)).
+
+    Raises: UsageError  not a size, or out of this range.
+    """
+    size = parse_size(text)
+    if not _SMALLEST_PIPE <= size <= _LARGEST_PIPE:
+        raise UsageError(f"{text}: give 4K to 2G")
     return size
 
 
@@ -69,6 +85,18 @@ def parse_duration(text: str) -> float:
             f"{text}: not a duration: it must be more than zero and less than 30 years"
         )
     return total
+
+
+def whole(least: int, most: int) -> Callable[[str], int]:
+    """Return a reader of whole numbers. It raises UsageError for others."""
+
+    def read(text: str) -> int:
+        number = int(text) if text.isascii() and text.isdigit() and len(text) < 20 else -1
+        if not least <= number <= most:
+            raise UsageError(f"{text}: give a whole number from {least} to {most}")
+        return number
+
+    return read
 
 
 def format_size(count: float) -> str:

@@ -14,6 +14,7 @@ import pytest
 
 from tests.commands.shell import refused
 from tests.machine import LONGEST, missing, started, until, zpipe
+from tests.measure.shortly import AMPLE, in_short
 from zpipe.bench.cells import ROUTES, TECHNIQUES
 from zpipe.commands.bench import COMMAND
 from zpipe.commands.bench_document import COLUMNS
@@ -25,17 +26,20 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 HEAD = ["SIZE", "TECHNIQUE", "CPU", "DMA", "CALLS", "VOL", "INVOL", "USER", "SYS", "RATE", "SPREAD"]
-SMALL = ("--sizes", "512,4K", "--seconds", "1", "--routes", "file-file,pipe-pipes")
+SMALL = ("--sizes", "512,4K", "--routes", "file-file,pipe-pipes")
 
 
 @pytest.fixture
-def bench(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> Callable[..., str]:
+def bench(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> Callable[..., str]:
     """Run the command in this process, with an empty folder; return what it printed."""
+    in_short(monkeypatch)
 
     def run(*words: str) -> str:
         folder = tmp_path / "folder"
         folder.mkdir(exist_ok=True)
-        command = ["--dir", str(folder), *words]
+        command = ["--dir", str(folder), "--seconds", str(AMPLE), *words]
         COMMAND.main(command, prog_name="zpipe bench", standalone_mode=False)
         shown = capfd.readouterr()
         assert shown.err == ""
@@ -101,7 +105,7 @@ def test_csv(bench: Callable[..., str]) -> None:
 
 
 def test_brokers(bench: Callable[..., str]) -> None:
-    words = ("--suite", "broker", "--sizes", "512,128K", "--seconds", "1.2")
+    words = ("--suite", "broker", "--sizes", "512,128K")
     text = bench(*words)
     assert "log -> TCP" in text
     assert re.search(r"By processor time: (at about|nowhere)", text)
@@ -113,7 +117,7 @@ def test_brokers(bench: Callable[..., str]) -> None:
 
 
 def test_peers(bench: Callable[..., str]) -> None:
-    words = ("--suite", "peers", "--routes", "file-file", "--sizes", "64K", "--seconds", "2")
+    words = ("--suite", "peers", "--routes", "file-file", "--sizes", "64K")
     found = json.loads(bench(*words, "--json"))
     own, *others = found["cells"]
     assert own["technique"] == "zpipe"
@@ -137,10 +141,10 @@ def test_no_time_for_anything_is_told(tmp_path: Path, capfd: pytest.CaptureFixtu
     [
         (("--sizes", "many"), "many: not a size"),
         (("--sizes", "0"), "sizes are from 1 byte"),
-        (("--routes", "file-moon"), "file-moon: no route: file-file"),
-        (("--techniques", "teleport"), "teleport: no technique: read+write"),
+        (("--routes", "file-moon"), "--routes: file-moon: give one of file-file"),
+        (("--techniques", "teleport"), "--techniques: teleport: give one of read+write"),
         (("--seconds", "0"), "must be more than zero"),
-        (("--outputs", "1"), "--outputs: 1: give 2 to 64"),
+        (("--outputs", "1"), "--outputs: 1: give a whole number from 2 to 64"),
         (("--outputs", "4", "--routes", "file-file"), "--outputs: has no effect"),
         (("--json", "--csv"), "--json and --csv exclude each other"),
         (("--suite", "broker", "--routes", "tcp-tcp"), "--routes: has no effect"),
@@ -230,7 +234,9 @@ def measured(tmp_path_factory: pytest.TempPathFactory) -> Any:
     from zpipe.bench.suites import Request, run_suite
 
     folder = str(tmp_path_factory.mktemp("bench"))
-    return run_suite(Request(sizes=(4096, 65536), seconds=1.5, folder=folder))
+    with pytest.MonkeyPatch.context() as patch:
+        in_short(patch)
+        return run_suite(Request(sizes=(4096, 65536), seconds=AMPLE, folder=folder))
 
 
 @pytest.mark.parametrize("width", [60, 80, 100, 160])

@@ -119,13 +119,18 @@ def drink(fd: int, count: int | None = None) -> bytes:
 
 
 def until_asleep(process: subprocess.Popen[bytes]) -> None:
-    """Wait until zpipe has begun, and waits for somebody."""
+    """Wait until zpipe has begun, and waits for somebody: all its threads."""
     until_listening_to_signals(process)
 
     def asleep() -> bool:
         assert process.poll() is None, f"ended already, by {process.returncode}"
-        with open(f"/proc/{process.pid}/wchan") as place, open(f"/proc/{process.pid}/stat") as stat:
-            return ") S " in stat.read() and "poll" in place.read()
+        tasks = f"/proc/{process.pid}/task"
+        try:
+            stats = [Path(tasks, task, "stat").read_text() for task in os.listdir(tasks)]
+        except (FileNotFoundError, ProcessLookupError):
+            return False  # a thread has ended just now
+        with open(f"/proc/{process.pid}/wchan") as place:
+            return all(") S " in stat for stat in stats) and "poll" in place.read()
 
     until(asleep, "zpipe waits")
 
@@ -879,9 +884,10 @@ def test_a_rate_limit_is_that_of_all_sources_together(folder: Path, options: lis
 def test_an_input_that_says_nothing_is_a_stall(options: list[str], stack: ExitStack) -> None:
     pipe = Pipe(stack)
     pipe.writer.write(A)
-    done = run(*options, "--stall-timeout", "50ms", stdin=pipe.reader)
+    # long enough for what was read to pass through all threads
+    done = run(*options, "--stall-timeout", "500ms", stdin=pipe.reader)
     assert done.stdout == A
-    text = refused(done, 4, "standard input: no data came for 0.05 s")
+    text = refused(done, 4, "standard input: no data came for 0.5 s")
     assert f" {SMALL} bytes" in text
 
 

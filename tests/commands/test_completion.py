@@ -314,7 +314,7 @@ def test_scripts_are_printed_as_they_are_shipped(name: str) -> None:
 
 
 def test_other_shells_are_refused() -> None:
-    refused(zpipe("completion", "tcsh"), 2, "completion: ", "tcsh", "bash", "zsh", "fish")
+    refused(zpipe("completion", "tcsh"), 2, "tcsh: give one of bash, zsh, fish")
     refused(zpipe("completion"), 2, "completion: ", "SHELL")
 
 

@@ -266,11 +266,18 @@ def test_the_size_of_the_private_pipe_bounds_each_splice(folder: Path) -> None:
     assert (folder / "x").read_bytes() == content(BIG)
 
 
-@pytest.mark.parametrize("size", ["0", "1", "3", "3G", "8G", "7E"])
+@pytest.mark.parametrize("size", ["4K", "5000", "12345K", "2G"])
 def test_any_size_of_the_private_pipe_will_do(folder: Path, size: str) -> None:
     """The kernel rounds, and refuses what is too much; the bytes arrive in any case."""
     done = zpipe("cp", "--pipe-size", size, "--no-via", "sendfile", "b", "-", cwd=folder)
     assert (done.returncode, done.stdout) == (0, content(BIG)), done.stderr
+
+
+@pytest.mark.parametrize("size", ["0", "1", "4095", "3G", "7E"])
+def test_a_size_that_no_pipe_has_is_refused(folder: Path, size: str) -> None:
+    done = zpipe("cp", "--pipe-size", size, "b", "x", cwd=folder)
+    assert done.returncode == 2
+    assert done.stderr == f"zpipe: cp: --pipe-size: {size}: give 4K to 2G\n".encode()
 
 
 # Names
@@ -655,9 +662,11 @@ def test_what_is_said_to_be_delivered_is_what_the_pipe_took(folder: Path, mover:
             """No more comes between two looks, and zpipe sleeps: it waits for room."""
             nonlocal waiting
             before = waiting
-            waiting = struct.unpack("i", fcntl.ioctl(reader, 0x541B, bytes(4)))[0]  # FIONREAD
             with open(f"/proc/{process.pid}/stat") as place:
-                return before == waiting > 0 and ") S " in place.read()
+                asleep = ") S " in place.read()
+            # looked at last: from then on it sleeps
+            waiting = struct.unpack("i", fcntl.ioctl(reader, 0x541B, bytes(4)))[0]  # FIONREAD
+            return asleep and before == waiting > 0
 
         until(full, "the pipe is full")
         os.close(reader)

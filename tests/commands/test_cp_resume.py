@@ -42,14 +42,14 @@ def journal(folder: Path) -> Path:
     return folder / ".dst.zpipe-journal"
 
 
-def records(folder: Path, kind: str) -> list[dict[str, Any]]:
-    """Return the journal's records of a kind, as far as they are whole."""
+def records(folder: Path, *kinds: str) -> list[dict[str, Any]]:
+    """Return the journal's records of some kinds, as far as they are whole."""
     try:
         lines = journal(folder).read_bytes().splitlines(keepends=True)
     except FileNotFoundError:
         return []
     found = [json.loads(line) for line in lines if line.endswith(b"\n")]
-    return [record for record in found if record["type"] == kind]
+    return [record for record in found if record["type"] in kinds]
 
 
 def judge_whole(folder: Path) -> None:
@@ -66,16 +66,26 @@ def judge_journal(folder: Path) -> None:
     for record in records(folder, "done"):
         path = record["path"]
         assert is_same(folder / "src" / os.path.relpath(path, folder / "dst"), folder / path)
-    parts = {record["path"]: record["temporary"] for record in records(folder, "part")}
-    for record in records(folder, "range"):
-        offset = record["offset"]
-        with open(folder / "src" / "big", "rb") as ours:
-            if not os.path.exists(parts[record["path"]]):
-                continue  # it is in its place by now
-            with open(parts[record["path"]], "rb") as theirs:
+    part: dict[str, Any] = {}
+    offsets: list[int] = []
+    for record in records(folder, "part", "range"):
+        if record["type"] == "part":
+            part, offsets = record, []  # what is begun anew has nothing of the one before
+        else:
+            offsets.append(record["offset"])
+    for offset in offsets:
+        try:
+            with (
+                open(folder / "src" / "big", "rb") as ours,
+                open(part["temporary"], "rb") as theirs,
+            ):
+                if os.fstat(theirs.fileno()).st_ino != part["inode"]:
+                    break  # of the next one, of which nothing has been noted yet
                 ours.seek(offset)
                 theirs.seek(offset)
                 assert ours.read(DATA + 4096) == theirs.read(DATA + 4096), offset
+        except FileNotFoundError:
+            break  # it is in its place by now
     if (folder / "dst" / "below").exists():
         there = {
             name: data
@@ -166,9 +176,23 @@ def test_the_whole_group_is_killed(count: int, words: tuple[str, ...], tree: Pat
         except ProcessLookupError:
             pass
         process.wait()
+        until(lambda: not runs(process.pid), "all of them have ended")
     judge_journal(tree)
     again(tree, *words)
     judge_whole(tree)
+
+
+def runs(group: int) -> bool:
+    """Tell whether there is a process of a group that has not ended."""
+    for pid in filter(str.isdigit, os.listdir("/proc")):
+        try:
+            with open(f"/proc/{pid}/stat") as file:
+                state, _, its = file.read().rpartition(")")[2].split()[:3]
+        except (FileNotFoundError, ProcessLookupError):
+            continue  # it has gone just now
+        if int(its) == group and state not in "ZX":
+            return True
+    return False
 
 
 def test_what_is_finished_is_not_copied_again(tree: Path) -> None:

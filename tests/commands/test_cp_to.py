@@ -265,7 +265,6 @@ def test_a_hard_link_is_written_in_place(folder: Path) -> None:
             (("--via", mover, "b"), ("x", "y"), (f"--via {mover}", "tee or plain"))
             for mover in ("reflink", "copy_range", "sendfile", "splice", "mapped", "direct")
         ),
-        (("--via", "tee", "a"), ("x", "y"), ("--via tee", "few")),
         (("--via", "tee", "--stable", "b"), ("exec:cat", "x"), ("--via tee", "--stable")),
         (("--no-via", "tee", "--no-via", "plain", "b"), ("x", "y"), ("tee", "plain", "--no-via")),
     ],

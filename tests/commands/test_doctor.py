@@ -307,7 +307,7 @@ def test_what_cannot_be_examined_is_status_1_and_the_rest_is_told(
 
 @pytest.mark.parametrize(
     ("words", "fragment"),
-    [(["--nosuch"], "No such option '--nosuch'"), ([""], "an operand is empty")],
+    [(["--nosuch"], "--nosuch: unknown option"), ([""], "an operand is empty")],
 )
 def test_usage(words: list[str], fragment: str) -> None:
     done = zpipe("doctor", *words)

@@ -113,7 +113,7 @@ def test_why_a_target_was_written_in_place(folder: Path) -> None:
 def test_waiting_is_told_by_what_was_waited_for(folder: Path) -> None:
     done = zpipe("cp", "--explain", "--rate-limit", "400K", "b", "x", cwd=folder)
     assert rows(done.stderr.decode())["waited"][0].endswith(" for the rate limit")
-    done = zpipe("cp", "--explain", "exec:sh -c 'sleep 0.1; echo'", "x", cwd=folder)
+    done = zpipe("cp", "--explain", "exec:sh -c 'sleep 0.5; echo'", "x", cwd=folder)
     assert rows(done.stderr.decode())["waited"][0].endswith(" for the source")
 
 

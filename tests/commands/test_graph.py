@@ -194,7 +194,11 @@ def test_what_is_no_report(folder: Path, data: bytes, why: str) -> None:
         (["r.yaml", "--report", "none"], 1, "none: open: No such file or directory"),
         (["r.yaml", "-o", "none/x.svg"], 1, "none/x.svg: open: No such file or directory"),
         (["r.yaml", "-o", "/dev/full"], 1, "/dev/full: write: No space left on device"),
-        (["r.yaml", "--format", "png"], 2, "'png' is not one of 'text', 'mermaid', 'dot', 'svg'"),
+        (
+            ["r.yaml", "--format", "png"],
+            2,
+            "graph: --format: png: give one of text, mermaid, dot, svg",
+        ),
     ],
 )
 def test_what_goes_wrong(folder: Path, words: list[str], status: int, why: str) -> None:

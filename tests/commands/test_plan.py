@@ -328,10 +328,10 @@ def test_a_proxy_is_planned_and_not_begun(folder: Path, plan: Callable[..., str]
     [
         (["cp", "a"], "cp: a: give a DST after it"),
         (["cp", "--via", "reflink", "--no-via", "reflink", "a", "x"], "both asked for"),
-        (["-p", "X=1", "cp", "a", "x"], "plan: -p: is for a recipe"),
+        (["-p", "X=1", "cp", "a", "x"], "-p: is for a recipe"),
         (["copy", "a", "x"], "plan: a: give one recipe, or cp, cat, tee or proxy before"),
         (["proxy"], "proxy: no upstream"),
-        (["proxy", "--stdio", "h:1"], "plan: --stdio: is not planned"),
+        (["proxy", "--stdio", "h:1"], "--stdio: is not planned"),
         (["proxy", "--capture-max", "1G", "h:1"], "has no effect without --capture"),
     ],
 )

@@ -6,6 +6,7 @@ import fcntl
 import os
 import re
 import signal
+import struct
 import subprocess
 import termios
 from typing import TYPE_CHECKING
@@ -42,10 +43,10 @@ def folder(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def on_terminal(folder: Path, *command: str, **variables: str) -> tuple[int, str]:
+def on_terminal(folder: Path, *command: str, width: int = 80, **variables: str) -> tuple[int, str]:
     """Run a command in a session of its own with a terminal; return its status and the screen."""
     ours, theirs = os.openpty()
-    fcntl.ioctl(theirs, termios.TIOCSWINSZ, b"\x18\x00\x50\x00\x00\x00\x00\x00")  # 24 x 80
+    fcntl.ioctl(theirs, termios.TIOCSWINSZ, struct.pack("4H", 24, width, 0, 0))
 
     def own_terminal() -> None:
         fcntl.ioctl(0, termios.TIOCSCTTY, 0)
@@ -56,7 +57,11 @@ def on_terminal(folder: Path, *command: str, **variables: str) -> tuple[int, str
         stdout=theirs,
         stderr=theirs,
         cwd=folder,
-        env=environment(**{"TERM": "xterm", **variables}),
+        env={
+            name: value
+            for name, value in environment(**{"TERM": "xterm", **variables}).items()
+            if name not in ("COLUMNS", "LINES")
+        },
         start_new_session=True,
         preexec_fn=own_terminal,  # noqa: PLW1509
     )
@@ -87,6 +92,27 @@ def test_after_a_second_a_bar_is_drawn_and_taken_away(folder: Path) -> None:
     assert "\x1b[2K" in rest  # the line is erased
     assert rest.count("\x1b[?25h") == screen.count("\x1b[?25l") == 1  # the cursor is back
     assert "zpipe" not in drawn
+
+
+@pytest.mark.parametrize("width", [60, 80, 120])
+@pytest.mark.parametrize("sinks", [1, 2])
+def test_a_line_of_the_display_is_one_line_and_its_figures_are_whole(
+    width: int, sinks: int, folder: Path
+) -> None:
+    name = "a-name-of-which-there-is-more-than-a-narrow-terminal-has-room-for.img"
+    outputs = [f"{number}-{name}" for number in range(sinks)]
+    words = [*SLOWLY, "b", *(f"--to={output}" for output in outputs)]
+    status, screen = on_terminal(folder, *cp(*words), width=width)
+    assert status == 0
+    text = re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", screen)
+    lines = [line.strip("\r") for frame in text.split("\r\n") for line in frame.split("\r")]
+    drawn = [line for line in lines if line.strip()]
+    assert drawn
+    for line in drawn:
+        assert len(line) <= width
+        assert re.search(r" \d+\.\d/(97\.7|\?) KiB", line), line
+        assert "…" in line
+        assert re.search(r" \d+(\.\d+)? KiB/s", line) or (width < 70 and sinks > 1), line
 
 
 def test_a_quick_copy_shows_nothing(folder: Path) -> None:
@@ -126,7 +152,7 @@ def test_always_is_at_once(folder: Path) -> None:
 def test_always_without_a_terminal_is_a_line_each_second(folder: Path) -> None:
     done = zpipe("cp", "--progress", "always", *SLOWLY, "b", "x", cwd=folder)
     assert (done.returncode, done.stdout) == (0, b"")
-    line = r"zpipe: b -> x: \S+ KiB of 97\.7 KiB \(\d+ %\), \S+ KiB/s, \d\.\d+ s, copy_range\n"
+    line = r"zpipe: b -> x: \S+ KiB of 97\.7 KiB \(\d+ %\), \S+ KiB/s, \d+\.\d+ s, copy_range\n"
     assert re.fullmatch(f"({line})+", done.stderr.decode())
 
 

@@ -15,7 +15,7 @@ import pytest
 from tests.commands.shell import refused
 from tests.machine import LONGEST, ROOT, environment, need_root, nobody, zpipe
 from zpipe.commands.proxy import COMMAND, EXAMPLES
-from zpipe.proxy import wishes
+from zpipe.proxy import mirror, wishes
 from zpipe.proxy.counters import REASONS
 from zpipe.proxy.settings import Balance
 
@@ -37,32 +37,32 @@ def free_port() -> int:
     ("line", "why"),
     [
         ("", "proxy: no upstream: give an address like 10.0.0.1:5432"),
-        ("80", "'[UPSTREAM]...': 80: not an address: write HOST:PORT"),
-        (":80", "'[UPSTREAM]...': :80: give a host before the port"),
+        ("80", "80: not an address: write HOST:PORT"),
+        (":80", ":80: give a host before the port"),
         (f"{UP}?wieght=2", f"{UP}?wieght=2: unknown option wieght: did you mean weight?"),
         ("fd:3", "fd:3: is to listen at"),
-        (f"--listen x {UP}", "'--listen': x: not an address"),
-        (f"--listen unix:/x?mode=x {UP}", "'--listen': unix:/x?mode=x: option mode: x: not a"),
-        (f"--balance random {UP}", "'--balance': 'random' is not one of 'round-robin'"),
-        (f"--retries -1 {UP}", "'--retries': -1: give a whole number from 0 to 100"),
-        (f"--check intervall=1s {UP}", "'--check': intervall=1s: unknown option intervall: did"),
-        (f"--resolve-interval soon {UP}", "'--resolve-interval': soon: not a duration"),
-        (f"--route-sni x {UP}", "'--route-sni': x: not a route"),
-        (f"--send-proxy v3 {UP}", "'--send-proxy': 'v3' is not one of 'v1', 'v2'"),
-        (f"--accept-proxy=maybe {UP}", "'--accept-proxy': 'maybe' is not one of 'optional'"),
-        (f"--accept-proxy --trust-proxy 10.0.0.1/8 {UP}", "'--trust-proxy': 10.0.0.1/8: not a"),
-        (f"--mirror {UP}?queue=0 {UP}", f"'--mirror': {UP}?queue=0: option queue: 0: must be"),
-        (f"--capture x --capture-max lots {UP}", "'--capture-max': lots: not a size"),
-        (f"--max-connections 0 {UP}", "'--max-connections': 0: give a whole number from 1"),
-        (f"--per-source x {UP}", "'--per-source': x: give a whole number from 1"),
-        (f"--rate-limit 0 {UP}", "'--rate-limit': 0: not a rate"),
-        (f"--allow localhost {UP}", "'--allow': localhost: not a network"),
-        (f"--deny ::1/200 {UP}", "'--deny': ::1/200: not a network"),
-        (f"--half-closed-timeout 0 {UP}", "'--half-closed-timeout': 0: not a duration"),
-        (f"--idle-timeout never {UP}", "'--idle-timeout': never: not a duration"),
-        (f"--workers 0 {UP}", "'--workers': 0: give a whole number from 1 to 256"),
-        (f"--metrics x {UP}", "'--metrics': x: not an address"),
-        (f"--pipe-size 100 {UP}", "proxy: --pipe-size: give 4K to 2G"),
+        (f"--listen x {UP}", "--listen: x: not an address"),
+        (f"--listen unix:/x?mode=x {UP}", "--listen: unix:/x?mode=x: option mode: x: not a"),
+        (f"--balance random {UP}", "--balance: random: give one of round-robin"),
+        (f"--retries -1 {UP}", "--retries: -1: give a whole number from 0 to 100"),
+        (f"--check intervall=1s {UP}", "--check: intervall=1s: unknown option intervall: did"),
+        (f"--resolve-interval soon {UP}", "--resolve-interval: soon: not a duration"),
+        (f"--route-sni x {UP}", "--route-sni: x: not a route"),
+        (f"--send-proxy v3 {UP}", "--send-proxy: v3: give one of v1, v2"),
+        (f"--accept-proxy=maybe {UP}", "--accept-proxy: maybe: give one of optional"),
+        (f"--accept-proxy --trust-proxy 10.0.0.1/8 {UP}", "--trust-proxy: 10.0.0.1/8: not a"),
+        (f"--mirror {UP}?queue=0 {UP}", f"--mirror: {UP}?queue=0: option queue: 0: must be"),
+        (f"--capture x --capture-max lots {UP}", "--capture-max: lots: not a size"),
+        (f"--max-connections 0 {UP}", "--max-connections: 0: give a whole number from 1"),
+        (f"--per-source x {UP}", "--per-source: x: give a whole number from 1"),
+        (f"--rate-limit 0 {UP}", "--rate-limit: 0: not a rate"),
+        (f"--allow localhost {UP}", "--allow: localhost: not a network"),
+        (f"--deny ::1/200 {UP}", "--deny: ::1/200: not a network"),
+        (f"--half-closed-timeout 0 {UP}", "--half-closed-timeout: 0: not a duration"),
+        (f"--idle-timeout never {UP}", "--idle-timeout: never: not a duration"),
+        (f"--workers 0 {UP}", "--workers: 0: give a whole number from 1 to 256"),
+        (f"--metrics x {UP}", "--metrics: x: not an address"),
+        (f"--pipe-size 100 {UP}", "proxy: --pipe-size: 100: give 4K to 2G"),
         (f"--trust-proxy ::1 {UP}", "proxy: --trust-proxy: has no effect without --accept-proxy"),
         (f"--capture-max 1G {UP}", "proxy: --capture-max: has no effect without --capture"),
         (f"--route-default {UP}", "proxy: --route-default: has no effect without --route-sni"),
@@ -238,6 +238,7 @@ def test_keys_and_reasons_are_told_in_full() -> None:
     assert told("h MIRRORS") == set(wishes.MIRROR_OPTIONS)
     assert told("h UPSTREAMS") - set(get_args(Balance)) == set(wishes.CHECK_OPTIONS)
     assert told("h OBSERVATION") == set(REASONS)
+    assert told("s Why a mirror is given up") == set(mirror.REASONS)
 
 
 def test_help_has_headings_and_fits_a_terminal() -> None:

@@ -147,7 +147,7 @@ edges:
 @pytest.mark.parametrize(
     ("words", "why"),
     [
-        ([], "run: Missing argument 'FILE'"),
+        ([], "run: give FILE"),
         (["."], ".: open: Is a directory"),
         (["nosuch.yaml"], "nosuch.yaml: open: No such file or directory"),
         (["b"], "b:1:"),
@@ -202,7 +202,7 @@ def test_of_what_was_not_completed_the_last_state_is_told(folder: Path) -> None:
     done = zpipe("run", "--json", recipe(folder, text), cwd=folder)
     found = records(done.stderr)
     assert done.returncode == found[-1]["exit"] == 1
-    (last,) = of_type(found, "progress")
+    *_, last = of_type(found, "progress")
     assert (last["from"], last["to"], last["state"]) == ("disk", ["out"], "failed")
 
 

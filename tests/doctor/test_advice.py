@@ -142,7 +142,7 @@ def place(family: str | None, **states: str) -> list[Finding]:
     [
         (place("btrfs", reflink="ok", copy_range="ok"), "reflink"),
         (place("btrfs", reflink="refused", copy_range="ok"), "copy_range"),
-        (place("ext", reflink="refused", copy_range="ok"), "copy_range"),
+        (place("ext4", reflink="refused", copy_range="ok"), "copy_range"),
         (place(None, reflink="refused", copy_range="refused"), "sendfile"),
         (
             [

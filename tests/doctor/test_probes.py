@@ -70,7 +70,7 @@ def test_a_filesystem_that_shares_blocks_clones(sharing: Path) -> None:
     assert os.listdir(sharing) == [] or not any(".zpipe" in name for name in os.listdir(sharing))
 
 
-@pytest.mark.parametrize(("kind", "name"), [("ext4", "ext"), ("tmpfs", "tmpfs")])
+@pytest.mark.parametrize(("kind", "name"), [("ext4", "ext4"), ("tmpfs", "tmpfs")])
 def test_other_filesystems_refuse_to(kind: str, name: str, tmp_path: Path) -> None:
     with mounted(kind, tmp_path / "mount", 16 << 20) as mount:
         found = places.filesystem(str(mount))

@@ -247,7 +247,13 @@ def test_the_sink_does_not_wait_for_a_process_that_still_writes() -> None:
 @pytest.mark.parametrize("how", ["close", "cut"])
 @pytest.mark.parametrize(
     "script",
-    ["exec cat", "trap '' TERM; cat", "trap 'cat; exit 0' TERM; cat & wait; exit 0", "cat; exit 5"],
+    [
+        "exec cat",
+        "trap '' TERM; cat",
+        # in the background a shell gives /dev/null to whoever is not given another input
+        "exec 3<&0; trap 'cat; exit 0' TERM; cat <&3 & wait; exit 0",
+        "cat; exit 5",
+    ],
 )
 def test_an_input_that_breaks_off_is_no_good_end_whatever_becomes_of_it(
     script: str, how: str

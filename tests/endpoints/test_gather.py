@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from tests.endpoints.meeting import need_family
-from tests.machine import content, loop_device, mounted
+from tests.machine import as_stranger, content, loop_device, mounted
 from zpipe.endpoints.gather import gather, identity, preview_path
 from zpipe.facts import FdFacts
 
@@ -68,7 +68,7 @@ def test_o_direct_is_told(tmp_path: Path, stack: ExitStack) -> None:
     with ExitStack() as inner:
         assert gather(opened(inner, place / "file", os.O_RDONLY | os.O_DIRECT)).direct
         assert not gather(opened(inner, place / "file")).direct
-        assert gather(opened(inner, place / "file")).filesystem == "ext"
+        assert gather(opened(inner, place / "file")).filesystem == "ext4"
 
 
 def test_a_sparse_file_has_holes_and_a_dense_one_has_none(tmp_path: Path, stack: ExitStack) -> None:
@@ -206,3 +206,20 @@ def test_a_preview_of_a_terminal_is_one(stack: ExitStack) -> None:
     facts = preview_path(os.ttyname(slave))
     assert facts is not None
     assert (facts.type, facts.generated) == ("tty", False)
+
+
+def test_a_preview_of_what_may_only_be_written(tmp_path: Path) -> None:
+    tmp_path.chmod(0o755)
+    for name, mode in (("log", 0o222), ("secret", 0o600)):
+        (tmp_path / name).write_bytes(b"data")
+        (tmp_path / name).chmod(mode)
+
+    def look() -> None:
+        found = preview_path("log")
+        assert found is not None
+        assert (found.type, found.writable) == ("regular", True)
+        with pytest.raises(PermissionError):
+            preview_path("secret")
+
+    as_stranger(tmp_path, look)
+    assert (tmp_path / "log").read_bytes() == b"data"

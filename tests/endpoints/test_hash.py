@@ -123,11 +123,11 @@ def test_into_a_device_or_a_fifo(tmp_path: Path) -> None:
 
 
 def test_the_thread_ends_with_its_end() -> None:
-    before = threading.active_count()
+    before = set(threading.enumerate())
     end = sink("hash:sha256")
-    assert threading.active_count() == before + 1
+    assert len(set(threading.enumerate()) - before) == 1
     end.close()
-    assert threading.active_count() == before
+    assert set(threading.enumerate()) <= before
     end.close()
 
 
@@ -135,9 +135,9 @@ def test_the_thread_ends_with_its_end() -> None:
     ("text", "fragment"),
     [
         ("hash:", "unknown algorithm (empty): known are "),
-        ("hash:sha257", "unknown algorithm sha257: known are "),
+        ("hash:sha257", "unknown algorithm sha257: did you mean sha256? known are "),
         # of what length?
-        ("hash:shake_128", "unknown algorithm shake_128: known are "),
+        ("hash:shake_128", "unknown algorithm shake_128: "),
         ("hash:md5?name=", "option name: give a value"),
     ],
 )

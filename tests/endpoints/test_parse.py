@@ -104,7 +104,7 @@ def test_an_operand_as_a_source(
         ("file:a?offset=1&", "unknown option"),
         ("file:a?offset", "option offset: give a value, offset=..."),
         ("file:a?offset=1&offset=2", "option offset: given twice"),
-        ("file:a?Offset=1", "unknown option Offset: file: has offset, length"),
+        ("file:a?Offset=1", "unknown option Offset: did you mean offset. known are offset, length"),
     ],
 )
 def test_what_cannot_be_meant_is_a_usage_error_that_names_it(text: str, why: str) -> None:

@@ -21,6 +21,7 @@ from tests.engine.test_hop import Background
 from tests.machine import content, leftovers, until
 from tests.movers import ends
 from tests.movers.driver import ready
+from zpipe.engine import spill
 from zpipe.engine.feedback import Feedback
 from zpipe.errors import UsageError
 from zpipe.graph.policy import WHEN_FULL, Policy
@@ -360,3 +361,88 @@ def test_the_outlets_tell_who_was_slow_and_who_spilled(outs: Outs, tmp_path: Pat
     assert (fast.deepest, fast.state) == (0, "done")
     assert (slow_one.spilled, slow_one.state, slow_one.moved) == (0, "done", len(BULK))
     assert slow_one.blocked > 0
+
+
+# What fails
+
+
+@pytest.mark.parametrize(
+    ("blocker", "told"),
+    [(1, "1 file was put in place"), (2, "2 files were put in place")],
+)
+def test_parts_that_are_complete_are_told_of(blocker: int, told: str, tmp_path: Path) -> None:
+    (tmp_path / f"p{blocker}").mkdir()
+    (tmp_path / "source").write_bytes(BULK)
+    with pytest.raises(zpipe.TransferError) as raised:
+        zpipe.copy(str(tmp_path / "source"), f"file:{tmp_path}/p%d?split_size=1M")
+    said = f"{tmp_path}/p{blocker}: open: Is a directory"
+    assert str(raised.value) == f"{said}; {told}"
+    parts = [f"p{number}" for number in range(blocker + 1)]
+    assert sorted(os.listdir(tmp_path)) == [*parts, "source"]
+    assert leftovers(tmp_path) == []
+
+
+def test_parts_that_are_complete_are_told_of_where_all_stop(tmp_path: Path) -> None:
+    (tmp_path / "p1").mkdir()
+    (tmp_path / "bulk").write_bytes(BULK)
+    nodes = f"in: {{file: {tmp_path}/bulk}}, whole: {{file: {tmp_path}/whole}}"
+    nodes += f", parts: {{file: '{tmp_path}/p%d', split_size: 1M}}"
+    recipe = tmp_path / "recipe.yaml"
+    recipe.write_text(f"zpipe: 1\nnodes: {{{nodes}}}\nedges: ['in -> parts, whole']\n")
+    graph = zpipe.load_recipe(str(recipe)).graph
+    assert graph is not None
+    with pytest.raises(zpipe.TransferError) as raised:
+        zpipe.run(graph)
+    assert str(raised.value) == f"{tmp_path}/p1: open: Is a directory; 1 file was put in place"
+    assert sorted(os.listdir(tmp_path)) == ["bulk", "p0", "p1", "recipe.yaml"]
+
+
+def test_a_source_that_fails_leaves_the_parts_that_are_complete(tmp_path: Path) -> None:
+    feeding = f"exec:sh -c 'head -c 2500000 {tmp_path}/bulk; exit 7'"
+    (tmp_path / "bulk").write_bytes(BULK)
+    with pytest.raises(zpipe.TransferError, match="status 7"):
+        zpipe.copy(feeding, f"file:{tmp_path}/p%d?split_size=1M")
+    assert sorted(os.listdir(tmp_path)) == ["bulk", "p0", "p1"]
+
+
+def test_a_folder_to_spill_to_that_vanishes_drops_that_sink_alone(
+    outs: Outs, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What is spilled has no name: the folder is empty, and may go."""
+    monkeypatch.setattr(spill, "SEGMENT", 1 << 16)
+    place = tmp_path / "place"
+    place.mkdir()
+    os.mkfifo(tmp_path / "slow")
+    reader = os.open(tmp_path / "slow", os.O_RDONLY | os.O_NONBLOCK)
+    outs.add("file")
+    seen: list[OutletReport] = []
+
+    class Begun(Feedback):
+        interval = 0.0
+
+        def began(self, hop: HopReport) -> None:
+            seen.extend(hop.outlets)
+
+    source, feeding = os.pipe()
+    try:
+        copy = Background(
+            f"fd:{source}",
+            *outs.texts,
+            f"{tmp_path}/slow?when_full=spill&spill_dir={place}",
+            feedback=Begun(),
+        )
+        rest = memoryview(BULK)
+        while not (seen and seen[1].deepest):
+            rest = rest[os.write(feeding, rest[: 1 << 16]) :]
+        place.rmdir()
+        while rest:
+            rest = rest[os.write(feeding, rest[: 1 << 16]) :]
+    finally:
+        os.close(feeding)
+    with pytest.raises(zpipe.OutputsDropped) as raised:
+        copy.result()
+    os.close(source)
+    os.close(reader)
+    told = f"{tmp_path}/slow: spill: No such file or directory; dropped at byte "
+    assert str(raised.value).startswith(told)
+    assert outs.got() == [BULK]

@@ -11,10 +11,13 @@ import pytest
 
 import zpipe
 from tests.machine import content
+from zpipe.engine.feedback import Feedback
 from zpipe.engine.report import Fallback, Meter, OutletReport, Report
 
 if TYPE_CHECKING:
     from pathlib import Path
+
+    from zpipe.engine.report import HopReport
 
 BIG = 100_000
 
@@ -104,11 +107,25 @@ def test_expected_is_what_the_source_holds_or_what_was_asked_for(tmp_path: Path)
     assert zpipe.copy("exec:true", "null:").hops[0].expected is None
 
 
-def test_waiting_is_measured_by_what_was_waited_for(tmp_path: Path) -> None:
-    """The child sleeps for that long, and nothing else is slow."""
-    report = zpipe.copy("exec:sh -c 'echo; exec sleep 0.1'", "null:")
-    assert report.hops[0].waited["source"] > 0.09
-    assert report.hops[0].calls["poll"] >= 1
+def test_waiting_is_measured_by_what_was_waited_for() -> None:
+    """The source ends when it has been waited for long enough, and nothing else is slow."""
+    reader, writer = os.pipe()
+    ticks: list[float] = []
+
+    class Told(Feedback):
+        interval = 0.01
+
+        def progress(self, hop: HopReport) -> None:
+            ticks.append(time.monotonic())
+            if ticks[-1] - ticks[0] >= 0.1:
+                os.close(writer)
+
+    report = zpipe.copy(f"fd:{reader}", "null:", feedback=Told())
+    os.close(reader)
+    (hop,) = report.hops
+    assert hop.waited["source"] >= ticks[-1] - ticks[0]
+    assert list(hop.waited) == ["source"]
+    assert hop.calls["poll"] >= 1
 
 
 def test_a_meter_measures_what_was_used_between() -> None:

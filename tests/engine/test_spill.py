@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import os
 import select
+import subprocess
 import threading
 from collections import Counter
 from contextlib import closing
@@ -185,6 +186,17 @@ def test_what_the_disk_takes_is_the_bound(tiny: Path, by_copy: bool) -> None:
         assert queue.get() == BULK[:200_000]
 
 
+@pytest.mark.usefixtures("small_segments")
+def test_a_disk_that_takes_no_more_files_is_a_full_one(tiny: Path) -> None:
+    """A tmpfs with two inodes: its root, and one file."""
+    subprocess.run(["mount", "-o", "remount,nr_inodes=2", str(tiny)], check=True)
+    with closing(Queue(tiny, 1 << 20)) as queue:
+        assert queue.put(BULK[:PART]) == 3 * PAGE
+        assert queue.spill.room == 0
+        assert queue.get() == BULK[: 3 * PAGE]
+        assert queue.put(BULK[:PAGE]) == PAGE
+
+
 def test_a_folder_that_takes_no_files_is_told_at_once(tmp_path: Path) -> None:
     for folder, error in (
         (tmp_path / "none", FileNotFoundError),
@@ -274,6 +286,7 @@ def test_while_the_sink_keeps_up_bytes_go_past_the_files(staged: Staged) -> None
     for at in range(0, 300_000, 30_000):
         staged.put(BULK[at : at + 30_000])
         assert staged.get() == BULK[at : at + 30_000]
+        until(lambda: staged.stage._hungry, "the stage has heard that it is empty")
     assert staged.stage.spill.deepest == 0
     assert staged.stage.passed == 300_000
     assert not staged.stage.done

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from tests.endpoints.meeting import LONG
 from zpipe.engine.feedback import Feedback
 from zpipe.engine.stop import Stop
 from zpipe.engine.waiting import EngineWaiter
@@ -127,10 +128,16 @@ def test_ticks_come_at_the_interval(pipe: tuple[int, int]) -> None:
     feedback.interval = 0.01
     own = EngineWaiter(Stop(), feedback, None)
     ticks: list[float] = []
-    own.tick = lambda: ticks.append(time.monotonic())
-    assert own.wait(pipe[0], "it", "act", timeout=0.1) is False
-    assert len(ticks) >= 2
-    assert own.polls == len(ticks)
+
+    def tick() -> None:
+        ticks.append(time.monotonic())
+        if len(ticks) == 4:
+            os.write(pipe[1], b"x")
+
+    own.tick = tick
+    assert own.wait(pipe[0], "it", "act", timeout=LONG)
+    assert own.polls == len(ticks) == 4
+    assert ticks[-1] - ticks[0] >= 3 * feedback.interval
 
 
 def test_who_asks_is_told_what_is_waited_for(pipe: tuple[int, int]) -> None:

@@ -16,7 +16,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import IO, TYPE_CHECKING, Any
 
 import pytest
 
@@ -26,6 +26,7 @@ from tests.failures.test_limits import no_pages_left
 from tests.machine import (
     LONGEST,
     content,
+    mounted,
     need,
     need_root,
     nobody,
@@ -160,6 +161,66 @@ def test_a_full_disk_under_all_of_them(tiny: Path) -> None:
         taken[found[1]] = int(found[2])
     assert taken == {name: (tiny / name).stat().st_size for name in ("a", "b")}
     assert sum(taken.values()) > 800_000
+
+
+@contextmanager
+def frozen(place: Path) -> Iterator[None]:
+    """Let whoever writes to a filesystem sleep in the kernel, where no signal wakes him."""
+    subprocess.run([need("fsfreeze"), "--freeze", str(place)], check=True)
+    try:
+        yield
+    finally:
+        subprocess.run(["fsfreeze", "--unfreeze", str(place)], check=True)
+
+
+def sleeps_in_the_kernel(process: subprocess.Popen[bytes]) -> bool:
+    for task in os.listdir(f"/proc/{process.pid}/task"):
+        with open(f"/proc/{process.pid}/task/{task}/stat") as stat:
+            if stat.read().rpartition(")")[2].split()[0] == "D":
+                return True
+    return False
+
+
+def send_all(stream: IO[bytes], data: bytes) -> None:
+    """Write as much as is wanted."""
+    try:
+        os.write(stream.fileno(), data)
+    except BrokenPipeError:
+        pass
+
+
+def taken(path: Path) -> int:
+    return path.stat().st_size if path.exists() else -1
+
+
+@pytest.mark.parametrize("spills", [False, True], ids=["written to", "spilled to"])
+def test_a_disk_that_stands_still_holds_nobody_up(spills: bool, tmp_path: Path) -> None:
+    """Neither the others, nor who wants it to end: only the process itself cannot go away."""
+    with (
+        mounted("ext4", tmp_path / "disk", 32 << 20) as disk,
+        fifo(tmp_path / "slow"),
+    ):
+        sink = f"slow?when_full=spill&spill_dir={disk}" if spills else f"{disk}/x"
+        with started(
+            "tee", "--no-stdout", sink, "b", stdin=subprocess.PIPE, cwd=tmp_path
+        ) as process:
+            assert process.stdin is not None and process.stderr is not None
+            process.stdin.write(DATA[:1000])
+            process.stdin.flush()
+            until(lambda: taken(tmp_path / "b") == 1000, "it is under way")
+            with frozen(disk):
+                feeder = threading.Thread(target=send_all, args=(process.stdin, DATA[1000:]))
+                feeder.start()
+                until(lambda: sleeps_in_the_kernel(process), "the disk holds a thread")
+                process.send_signal(signal.SIGINT)
+                asked(process)
+                asked(process)  # by now it has heard of the first one
+                process.send_signal(signal.SIGINT)
+                said = process.stderr.readline().decode()
+            assert process.wait(LONGEST) == -signal.SIGINT
+            feeder.join()
+    assert said.startswith("zpipe: standard input: ended by SIGINT; ")
+    assert f"b took {taken(tmp_path / 'b')} bytes" in said
 
 
 def test_the_largest_file_that_is_allowed(tmp_path: Path) -> None:
@@ -507,6 +568,36 @@ def test_calls_that_are_denied(
     assert movers <= {"plain", "tee, written", "splice, written"}, movers
 
 
+def test_what_was_spilled_is_read_where_splice_is_denied_for_that(tmp_path: Path) -> None:
+    """As by a filesystem that splices one way only: the file is the end with an offset."""
+    allowed()
+    (tmp_path / "place").mkdir()
+    data = DATA * 3
+    (tmp_path / "in").write_bytes(data)
+    with fifo(tmp_path / "slow") as reader, open(tmp_path / "in", "rb") as file:
+        words = ["--no-stdout", "--when-full", "spill", "--spill-dir", "place", "slow", "x"]
+        denied = denying("EINVAL", "splice:1&0xfffffff0")
+        with started("tee", *words, stdin=file, cwd=tmp_path, before=denied) as process:
+            until_listening_to_signals(process)
+            until(lambda: "spilling" in asked(process), "it spills")
+            assert rest(reader) == data
+            assert process.wait(LONGEST) == 0
+
+
+def test_spill_to_a_filesystem_where_all_files_have_names(tmp_path: Path) -> None:
+    """Without O_TMPFILE: a name that is gone at once."""
+    place = tmp_path / "place"
+    place.mkdir()
+    fault = strace(
+        *("-o", "/dev/null", "-P", str(place)),
+        *("-e", "trace=openat", "-e", "inject=openat:error=EOPNOTSUPP"),
+    )
+    words = ("--when-full", "spill", "--spill-dir", str(place))
+    done = tee("--json", *words, *NAMES, data=DATA, cwd=tmp_path, before=fault)
+    assert set(judge(done, DATA, tmp_path).values()) == {"done"}
+    assert os.listdir(place) == []
+
+
 def test_a_way_that_was_asked_for_and_is_denied(tmp_path: Path) -> None:
     allowed()
     done = tee("--via", "tee", "a", data=DATA, cwd=tmp_path, before=denying("ENOSYS", "tee"))
@@ -755,12 +846,14 @@ def test_a_producer_and_a_consumer_of_one_job(tmp_path: Path) -> None:
 
 def test_a_stalled_side_has_a_name(tmp_path: Path) -> None:
     words = ["tee", "--no-stdout", "--stall-timeout", "200ms"]
-    with started(*words, "x", "null:", stdin=subprocess.PIPE, cwd=tmp_path) as process:
-        assert process.stdin is not None and process.stderr is not None
-        process.stdin.write(b"abc")
-        process.stdin.flush()
+    reader, writer = os.pipe()
+    os.write(writer, b"abc")
+    with started(*words, "x", "null:", stdin=reader, cwd=tmp_path) as process:
+        assert process.stderr is not None
         assert process.wait(LONGEST) == 4
         text = process.stderr.read().decode()
+    os.close(reader)
+    os.close(writer)
     assert text.startswith("zpipe: standard input: no data came for 0.2 s; ")
     assert "x took 3 bytes" in text and "null: took 3 bytes" in text
     assert (tmp_path / "x").read_bytes() == b"abc"
@@ -775,8 +868,8 @@ def test_a_stalled_side_has_a_name(tmp_path: Path) -> None:
 def test_a_fifo_that_nobody_reads(tmp_path: Path) -> None:
     """It is waited for, as tee waits; with a timeout the others go on without it."""
     os.mkfifo(tmp_path / "fifo")
-    done = tee("--stall-timeout", "200ms", "fifo", "x", data=DATA, cwd=tmp_path)
-    refused(done, 5, "fifo: wait for a reader: stalled for 0.2 s")
+    done = tee("--stall-timeout", "2s", "fifo", "x", data=DATA, cwd=tmp_path)
+    refused(done, 5, "fifo: wait for a reader: stalled for 2 s")
     assert done.stdout == (tmp_path / "x").read_bytes() == DATA
     with started("tee", "fifo", stdin=subprocess.PIPE, cwd=tmp_path) as process:
         assert process.stderr is not None
@@ -785,3 +878,12 @@ def test_a_fifo_that_nobody_reads(tmp_path: Path) -> None:
         with open(tmp_path / "fifo", "rb") as reader:
             assert process.communicate(DATA[:1000], timeout=LONGEST) == (DATA[:1000], b"")
             assert reader.read() == DATA[:1000]
+
+
+def test_a_part_after_a_device_cannot_be_opened(tmp_path: Path) -> None:
+    """What is no file needs no thread: it is the fan itself that opens the next one."""
+    (tmp_path / "p0").symlink_to("/dev/null")
+    (tmp_path / "p1").mkdir()
+    done = tee("--split-size", "1000", "p%d", "x", data=DATA, cwd=tmp_path)
+    refused(done, 5, "p1: open: Is a directory", "; dropped at byte 1000, the others go on")
+    assert done.stdout == (tmp_path / "x").read_bytes() == DATA

@@ -380,3 +380,40 @@ def test_nothing_is_left_where_everything_fails(tmp_path: Path) -> None:
     assert done.status == 1
     assert sink.read_bytes() == b"as it was"
     assert leftovers(tmp_path) == []
+
+
+@pytest.mark.parametrize("sharing", ["btrfs"], indirect=True, scope="session")
+@pytest.mark.parametrize("name", ["EOPNOTSUPP", "ENOSPC", "EDQUOT"])
+def test_a_stable_source_that_cannot_be_cloned_is_copied(
+    name: str, sharing: Path, tmp_path: Path
+) -> None:
+    """A full disk has no place for a clone, and none is needed to read."""
+    allowed()
+    source = sharing / f"{tmp_path.name}-source"
+    source.write_bytes(content(400_000))
+    done = run("--stable", source, "-", before=denying(name, "ioctl:1=0x40049409"))
+    assert (done.status, done.output) == (0, content(400_000)), done.errors
+    assert done.record("hop")["mover"] == "plain"
+
+
+@pytest.mark.parametrize("words", [("sink",), ("--append", "sink"), ("--inplace", "sink"), ("-",)])
+def test_a_sync_that_fails_is_told(words: tuple[str, ...], tmp_path: Path) -> None:
+    """It is the last thing that is done for a file, and the only word of a disk about it."""
+    strace()
+    source, sink = tmp_path / "source", tmp_path / "sink"
+    source.write_bytes(content(100_000))
+    words = tuple(word.replace("sink", str(sink)) for word in words)
+    with open(tmp_path / "output", "wb") as output:
+        done = run(
+            *("--sync", source),
+            *words,
+            stdout=output.fileno(),
+            log=tmp_path / "log",
+            trace=["fsync"],
+            inject=["fsync:error=EIO"],
+        )
+    name = "standard output" if words == ("-",) else str(sink)
+    assert done.status == 1
+    assert done.errors == f"zpipe: {name}: fsync: Input/output error\n"
+    assert leftovers(tmp_path) == []
+    assert sink.exists() == (len(words) > 1)

@@ -108,10 +108,10 @@ def black_hole() -> Iterator[str]:
     """Listen with a full backlog: whoever connects hears nothing."""
     with ExitStack() as held:
         listener = held.enter_context(socket.create_server(("127.0.0.1", 0), backlog=0))
-        for _ in range(2):
-            filler = held.enter_context(socket.socket())
-            filler.setblocking(False)
-            filler.connect_ex(listener.getsockname())
+        held.enter_context(socket.create_connection(listener.getsockname(), LONGEST))
+        filler = held.enter_context(socket.socket())
+        filler.setblocking(False)
+        filler.connect_ex(listener.getsockname())
         yield f"127.0.0.1:{listener.getsockname()[1]}"
 
 
@@ -403,7 +403,8 @@ def test_with_64_fds_the_mirror_gets_everything_or_is_given_up_with_a_reason(wis
 def test_an_unprivileged_user_out_of_pipes_still_mirrors(wish: str) -> None:
     nobody()  # or skip
     # a user of its own: others may need the pipes of nobody
-    become = [need("setpriv"), "--reuid=65123", "--regid=65123", "--clear-groups"]
+    number = 2_000_000 + os.getpid()
+    become = [need("setpriv"), f"--reuid={number}", f"--regid={number}", "--clear-groups"]
     hog = (
         "import fcntl, os, sys\n"
         "held = [os.pipe() for _ in range(400)]\n"

@@ -88,8 +88,13 @@ def test_without_pipes_it_copies() -> None:
 
 
 @contextmanager
-def quota_used_up() -> Iterator[None]:
-    """Have another process of the user without privileges hold all pipes that it may."""
+def quota_used_up() -> Iterator[list[str]]:
+    """Have a process of another user hold all pipes that it may; yield the words that run a command
+    as that user, of whom there is no other process.
+    """
+    nobody()  # can another user run it at all?
+    number = 2_000_000 + os.getpid()
+    his = [need("setpriv"), f"--reuid={number}", f"--regid={number}", "--clear-groups"]
     code = (
         "import os, resource, sys\n"
         "pipes = []\n"
@@ -99,7 +104,7 @@ def quota_used_up() -> Iterator[None]:
         "print('there', flush=True)\n"
         "sys.stdin.read()\n"
     )
-    words = [*nobody(), sys.executable, "-c", "import fcntl\n" + code]
+    words = [*his, sys.executable, "-c", "import fcntl\n" + code]
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
     try:
@@ -109,7 +114,7 @@ def quota_used_up() -> Iterator[None]:
             try:
                 assert run.stdout is not None
                 assert run.stdout.readline() == b"there\n"
-                yield
+                yield his
             finally:
                 run.kill()
     finally:
@@ -121,9 +126,9 @@ def test_a_user_whose_pipes_are_used_up_is_served_by_copies() -> None:
         if file.read() == "0\n":
             pytest.skip("pipes have no quota here")
     with (
-        quota_used_up(),
+        quota_used_up() as his,
         serving(echo) as server,
-        proxying(server.text, before=nobody(), cwd=Path("/")) as proxy,
+        proxying(server.text, before=his, cwd=Path("/")) as proxy,
     ):
         carries(proxy)
         # root asks another user's proxy

@@ -12,6 +12,7 @@ import pytest
 
 import zpipe
 from tests.failures.judging import NOTHING
+from tests.failures.test_tree import halted
 from tests.machine import LONGEST, content, leftovers, started
 from zpipe.engine.feedback import Feedback
 from zpipe.errors import SourceChanged, UsageError
@@ -23,7 +24,7 @@ if TYPE_CHECKING:
     from zpipe.engine.report import HopReport
 
 DATA = content(3 << 20)
-SLOW = ("--rate-limit", "3M")
+SLOW = ("--rate-limit", "1M")
 MOVERS = ("copy_range", "sendfile", "splice", "plain", "direct")
 
 
@@ -47,6 +48,15 @@ def empty(path: Path) -> None:
 
 
 CHANGES = {"overwritten": overwrite, "grown": append, "cut": cut, "emptied": empty}
+
+
+def made(path: Path) -> Path:
+    """Make a source whose time is long past: the clock of a filesystem may stand still between two
+    changes.
+    """
+    path.write_bytes(DATA)
+    os.utime(path, (1, 1))
+    return path
 
 
 def wait_for(condition: Callable[[], bool]) -> None:
@@ -73,7 +83,7 @@ class Meddler(Feedback):
         self.moved = 0
 
     def progress(self, hop: HopReport) -> None:
-        if not self.moved:
+        if hop.moved and not self.moved:
             self.moved = hop.moved
             self._change(self._source)
 
@@ -82,9 +92,8 @@ class Meddler(Feedback):
 @pytest.mark.parametrize("mover", MOVERS)
 def test_a_file_that_changes_between_two_steps(mover: str, change: str, tmp_path: Path) -> None:
     """Every mover, by the library: the rate is there to make steps of it."""
-    source, folder = tmp_path / "source", tmp_path / "target"
+    source, folder = made(tmp_path / "source"), tmp_path / "target"
     folder.mkdir()
-    source.write_bytes(DATA)
     meddler = Meddler(CHANGES[change], source)
     sink = str(folder / "sink")
     try:
@@ -100,9 +109,8 @@ def test_a_file_that_changes_between_two_steps(mover: str, change: str, tmp_path
 @pytest.mark.parametrize("change", ["overwritten", "cut"])
 def test_a_file_that_changes(change: str, tmp_path: Path) -> None:
     """By the command, which is caught at work."""
-    source, folder = tmp_path / "source", tmp_path / "target"
+    source, folder = made(tmp_path / "source"), tmp_path / "target"
     folder.mkdir()
-    source.write_bytes(DATA)
     with started("cp", *SLOW, source, folder / "sink") as process:
         wait_for(lambda: begun(folder) or process.poll() is not None)
         CHANGES[change](source)
@@ -117,8 +125,7 @@ def test_a_file_that_changes(change: str, tmp_path: Path) -> None:
 @pytest.mark.parametrize("mover", ["sendfile", "splice", "plain"])
 def test_a_reader_is_told_how_much_it_got(mover: str, change: str, tmp_path: Path) -> None:
     """It has read some already: the status is all that can still be given."""
-    source = tmp_path / "source"
-    source.write_bytes(DATA)
+    source = made(tmp_path / "source")
     with started("cp", "--via", mover, source, "-") as process:
         assert process.stdout is not None
         # the pipes on the way are full now: the other half of the source is not read yet
@@ -174,3 +181,52 @@ def test_a_stable_copy_does_not_show_what_was_written_later(tmp_path: Path) -> N
     finally:
         os.close(reader)
         os.close(writer)
+
+
+@pytest.mark.parametrize("change", CHANGES)
+@pytest.mark.parametrize("mover", ["tee", "plain"])
+def test_a_file_that_changes_while_several_take_it(mover: str, change: str, tmp_path: Path) -> None:
+    source, folder = made(tmp_path / "source"), tmp_path / "target"
+    folder.mkdir()
+    meddler = Meddler(CHANGES[change], source)
+    sinks = [str(folder / name) for name in "ab"]
+    with pytest.raises(SourceChanged) as caught:
+        zpipe.copy(str(source), *sinks, via=mover, rate_limit=20 << 20, feedback=meddler)
+    assert 0 < meddler.moved < len(DATA)
+    assert str(caught.value).endswith(f"; {NOTHING}")
+    assert os.listdir(folder) == []
+
+
+@pytest.mark.parametrize("sinks", ["a", "ab"])
+def test_who_asks_for_a_source_under_a_lease_is_told_of(sinks: str, tmp_path: Path) -> None:
+    """Whoever does not want to wait is refused, and the report says that somebody came."""
+
+    def ask(source: Path) -> None:
+        with pytest.raises(BlockingIOError):
+            os.open(source, os.O_WRONLY | os.O_NONBLOCK)
+
+    source = tmp_path / "source"
+    source.write_bytes(DATA)
+    meddler = Meddler(ask, source)
+    paths = [str(tmp_path / name) for name in sinks]
+    report = zpipe.copy(str(source), *paths, lease=True, rate_limit=20 << 20, feedback=meddler)
+    assert all((tmp_path / name).read_bytes() == DATA for name in sinks)
+    (told,) = [note for note in report.hops[0].notes if "another process asked" in note]
+    assert int(told.rpartition(" ")[2]) >= meddler.moved > 0
+
+
+@pytest.mark.parametrize("change", ["overwritten", "grown"])
+def test_a_small_file_that_changes(change: str, tmp_path: Path) -> None:
+    """Once it is read, before it is compared."""
+    source, folder = tmp_path / "source", tmp_path / "target"
+    folder.mkdir()
+    source.write_bytes(DATA[:1000])
+    with (
+        halted("read", source, folder / "sink", log=tmp_path / "log", of=source) as run,
+        open(source, "ab" if change == "grown" else "r+b") as file,
+    ):
+        file.write(DATA[1000:500_000])
+    assert run.status == 1
+    assert run.errors.startswith(f"zpipe: {source}: read: the source changed while it was read (")
+    assert run.errors.endswith(f"; {NOTHING}\n")
+    assert os.listdir(folder) == []

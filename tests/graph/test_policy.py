@@ -143,9 +143,9 @@ def test_an_option_that_changes_nothing_is_refused(
 @pytest.mark.parametrize(
     ("option", "value", "why"),
     [
-        ("when_full", "drop", "drop: give block, detach or spill"),
-        ("when_full", "Block", "Block: give block, detach or spill"),
-        ("spill_then", "spill", "spill: give block or detach"),
+        ("when_full", "drop", "drop: give one of block, detach, spill"),
+        ("when_full", "Block", "Block: give one of block, detach, spill; did you mean block?"),
+        ("spill_then", "spill", "spill: give one of block, detach"),
         ("detach_after", "soon", "soon: not a duration"),
         ("detach_after", "0", "more than zero"),
         ("spill_max", "-1", "-1: not a size"),

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from tests.machine import content, mounted
-from zpipe.kernel.holes import next_data, next_hole, punch_hole
+from zpipe.kernel.holes import next_data, next_hole
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -71,46 +71,3 @@ def test_a_stream_has_no_holes() -> None:
     finally:
         os.close(reader)
         os.close(writer)
-
-
-def test_a_punched_hole_reads_as_zeros_frees_blocks_and_keeps_the_size(place: Path) -> None:
-    path = place / "punched"
-    path.write_bytes(content(8 * BLOCK))
-    fd = os.open(path, os.O_RDWR)
-    try:
-        os.fsync(fd)
-        before = os.fstat(fd)
-        punch_hole(fd, 2 * BLOCK, 4 * BLOCK)
-        after = os.fstat(fd)
-    finally:
-        os.close(fd)
-    whole = content(8 * BLOCK)
-    assert path.read_bytes() == whole[: 2 * BLOCK] + bytes(4 * BLOCK) + whole[6 * BLOCK :]
-    assert after.st_size == before.st_size
-    assert (before.st_blocks - after.st_blocks) * 512 == 4 * BLOCK
-
-
-def test_punching_needs_a_file_that_is_open_for_writing(place: Path) -> None:
-    (place / "closed").write_bytes(DATA)
-    fd = os.open(place / "closed", os.O_RDONLY)
-    try:
-        with pytest.raises(OSError, match=f"Errno {errno.EBADF}]"):
-            punch_hole(fd, 0, BLOCK)
-    finally:
-        os.close(fd)
-    assert (place / "closed").read_bytes() == DATA
-
-
-def test_offsets_beyond_32_bits_arrive_whole(place: Path) -> None:
-    """ctypes passes an int as 32 bits unless it is told otherwise."""
-    far = 5 << 32
-    fd = os.open(place / "far", os.O_RDWR | os.O_CREAT | os.O_TRUNC, 0o600)
-    try:
-        os.pwrite(fd, DATA, 0)
-        os.pwrite(fd, DATA, far)
-        punch_hole(fd, far, BLOCK)
-        assert os.pread(fd, BLOCK, far) == bytes(BLOCK)
-        assert os.pread(fd, BLOCK, 0) == DATA
-    finally:
-        os.close(fd)
-        os.unlink(place / "far")

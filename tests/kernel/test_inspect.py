@@ -23,7 +23,7 @@ def filesystem_of(path: Path | str) -> str | None:
         os.close(fd)
 
 
-@pytest.mark.parametrize(("kind", "name"), [("tmpfs", "tmpfs"), ("ext4", "ext")])
+@pytest.mark.parametrize(("kind", "name"), [("tmpfs", "tmpfs"), ("ext4", "ext4")])
 def test_a_mounted_filesystem_has_its_name(kind: str, name: str, tmp_path: Path) -> None:
     with mounted(kind, tmp_path / kind, 16 << 20) as place:
         assert filesystem_of(place) == name
@@ -60,9 +60,9 @@ def test_flags_are_those_of_the_description(tmp_path: Path) -> None:
     try:
         assert inspect.status_flags(fd) & os.O_ACCMODE == os.O_WRONLY
         assert inspect.status_flags(fd) & os.O_APPEND
-        inspect.set_nonblocking(fd)
+        os.set_blocking(fd, False)
         assert inspect.status_flags(twin) & os.O_NONBLOCK
-        inspect.set_nonblocking(twin, False)
+        os.set_blocking(twin, True)
         assert not inspect.status_flags(fd) & os.O_NONBLOCK
     finally:
         os.close(fd)

@@ -91,7 +91,7 @@ def test_an_unaligned_rate_and_a_whole_file(pair: tuple[Path, Path]) -> None:
 def test_ext4_is_refused_by_its_name(bench: Bench) -> None:
     source, sink = bench.source("extended", DATA), bench.sink("extended")
     fit = REFLINK.fits(source.port().facts, sink.port().facts)
-    assert (fit.ok, fit.why) == (False, "ext shares no blocks")
+    assert (fit.ok, fit.why) == (False, "ext4 shares no blocks")
 
 
 def test_the_kernel_has_the_last_word(bench: Bench) -> None:

@@ -24,7 +24,7 @@ MIB = 1 << 20
 DISK, OTHER_DISK = (8 << 8, 1), (9 << 8, 2)
 
 
-def file(size: int = MIB, filesystem: str = "ext", **facts: Any) -> FdFacts:
+def file(size: int = MIB, filesystem: str = "ext4", **facts: Any) -> FdFacts:
     """Return a source on disk, as it was opened."""
     usual = FdFacts(
         "regular",
@@ -38,7 +38,7 @@ def file(size: int = MIB, filesystem: str = "ext", **facts: Any) -> FdFacts:
     return replace(usual, **facts)
 
 
-def target(filesystem: str = "ext", **facts: Any) -> FdFacts:
+def target(filesystem: str = "ext4", **facts: Any) -> FdFacts:
     """Return a new file on disk, on that of `file`."""
     usual = FdFacts(
         "regular",
@@ -222,8 +222,8 @@ def test_refusals_tell_of_all_that_would_have_been_preferred_and_of_no_other() -
 @pytest.mark.parametrize(
     ("source", "sink", "mover", "why"),
     [
-        (file(), target(), "reflink", "ext shares no blocks"),
-        (file(), target("btrfs"), "reflink", "ext shares no blocks"),
+        (file(), target(), "reflink", "ext4 shares no blocks"),
+        (file(), target("btrfs"), "reflink", "ext4 shares no blocks"),
         (BTRFS, target("xfs"), "reflink", "source and sink are on different filesystems"),
         (replace(BTRFS, position=5), target("btrfs"), "reflink", "not a multiple of 4096"),
         (BTRFS, target("btrfs", fresh=False), "reflink", "the sink holds data already"),
@@ -248,7 +248,7 @@ def test_a_mover_asked_for_stands_alone() -> None:
 
 
 def test_a_mover_asked_for_that_cannot_serve_is_a_usage_error() -> None:
-    with pytest.raises(UsageError, match="--via reflink: ext shares no blocks"):
+    with pytest.raises(UsageError, match="--via reflink: ext4 shares no blocks"):
         choose(file(), target(), Wishes(via="reflink"))
     with pytest.raises(UsageError, match="--via splice: forbidden by --no-via splice"):
         choose(file(), target(), Wishes(via="splice", without=frozenset({"splice"})))

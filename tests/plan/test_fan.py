@@ -20,7 +20,7 @@ MIB = 1 << 20
 
 def file(size: int | None = MIB, **facts: Any) -> FdFacts:
     usual = FdFacts(
-        "regular", position=0, size=size, identity=(8, 1), allocated=size, filesystem="ext"
+        "regular", position=0, size=size, identity=(8, 1), allocated=size, filesystem="ext4"
     )
     return replace(usual, **facts)
 
@@ -61,8 +61,7 @@ def test_rounds_are_doubled_by_tee_and_by_a_buffer_where_that_is_refused(
         (NULL, "/dev/null answers splice with EINVAL; a read of it ends at once"),
         (file(direct=True), "the source wants aligned reads (O_DIRECT)"),
         (replace(BLOCK, direct=True), "the source wants aligned reads (O_DIRECT)"),
-        (file(32 * 1024), "32768 bytes are few: read and write are quicker"),
-        (file(0), "0 bytes are few: read and write are quicker"),
+        (file(0), "the size is 0: empty or virtual"),
     ],
 )
 def test_what_tee_is_not_for_goes_through_a_buffer_and_the_plan_says_why(
@@ -74,6 +73,16 @@ def test_what_tee_is_not_for_goes_through_a_buffer_and_the_plan_says_why(
     with pytest.raises(UsageError) as raised:
         choose_fan(source, [TARGET, PIPE], Wishes(via="tee"))
     assert str(raised.value) == f"--via tee: {why}"
+
+
+def test_a_small_file_is_read_and_written_unless_tee_is_asked_for_or_alone_is_left() -> None:
+    source, sinks = file(32 * 1024), [TARGET, PIPE]
+    plan = choose_fan(source, sinks, Wishes())
+    assert [candidate.name for candidate in plan.candidates] == ["plain"]
+    why = "32768 bytes are few: read and write are quicker"
+    assert [(refusal.name, refusal.why) for refusal in plan.refusals] == [("tee", why)]
+    for wishes in (Wishes(via="tee"), Wishes(without=frozenset({"plain"}))):
+        assert [each.name for each in choose_fan(source, sinks, wishes).candidates] == ["tee"]
 
 
 @pytest.mark.parametrize("holder", [PIPE, TCP, UNIX])
@@ -211,7 +220,7 @@ def test_doubling_costs_no_copies_and_a_buffer_one_for_each_sink(
     first, second = choose_fan(source, sinks, Wishes()).candidates
     assert (first.cost.cpu_copies, second.cost.cpu_copies) == (tee, plain)
     # into ext4 by 128 KiB
-    pumps = sum(8 if sink.filesystem == "ext" else 1 for sink in sinks)
+    pumps = sum(8 if sink.filesystem == "ext4" else 1 for sink in sinks)
     assert first.cost.syscalls_per_mib == len(sinks) + 1 + pumps
     assert second.cost.syscalls_per_mib == (len(sinks) + 1) * MIB / BUFFER
 

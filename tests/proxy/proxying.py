@@ -200,6 +200,7 @@ class Server:
         self._open: set[socket.socket] = set()
         self._threads: list[threading.Thread] = []
         self._ended = False
+        self._left: socket.socket | None = None
         self._accepting = threading.Thread(target=self._accept)
         self._accepting.start()
 
@@ -262,17 +263,41 @@ class Server:
         del self.failures[judged:]
 
     def stop(self) -> None:
-        """Accept no more: whoever connects from now on is refused."""
+        """Accept no more: whoever connects from now on is refused, and nobody is given the port."""
         self._ended = True
         with suppress(OSError):
             self._listener.shutdown(socket.SHUT_RDWR)  # wakes accept
         self._accepting.join()
         self._listener.close()
+        family, place = address(self.text)
+        if family != socket.AF_UNIX and self._left is None:
+            self._left = bound(family, place)
 
     def close(self) -> None:
         """Stop, and end what still runs."""
         self.stop()
         self._end()
+        if self._left is not None:
+            self._left.close()
+
+
+def bound(family: socket.AddressFamily, place: Any) -> socket.socket:
+    """Keep a port for who listens there later, while whoever connects is refused."""
+    end = socket.socket(family)
+    try:
+        end.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        end.bind(place)
+    except BaseException:
+        end.close()
+        raise
+    return end
+
+
+@contextmanager
+def refusing() -> Iterator[str]:
+    """Give an address that refuses, and that nobody else is given."""
+    with bound(socket.AF_INET, ("127.0.0.1", 0)) as end:
+        yield f"127.0.0.1:{end.getsockname()[1]}"
 
 
 @contextmanager

@@ -21,7 +21,9 @@ from zpipe.errors import UsageError
 from zpipe.kernel.pipes import Pipe, buffered
 from zpipe.kernel.transfer import splice, tee
 from zpipe.proxy import capture as recording
-from zpipe.proxy.capture import BACKLOG, CHUNKS, PIPES, Recorder, Tape
+from zpipe.proxy import capture_tape
+from zpipe.proxy.capture import BACKLOG, PIPES, Recorder
+from zpipe.proxy.capture_tape import CHUNKS, Tape
 from zpipe.proxy.settings import Capture
 
 if TYPE_CHECKING:
@@ -253,7 +255,7 @@ def test_coarse_chunks_never_put_a_request_behind_its_answer(
     seen = [0, 0]
     answers: list[tuple[int, int]] = []  # bytes that had gone up, and down with this one
     bound = 12
-    present, recording.CHUNKS = recording.CHUNKS, bound
+    present, capture_tape.CHUNKS = capture_tape.CHUNKS, bound
     try:
         for number, (up, size, pause) in enumerate(events):
             if ended[up]:
@@ -264,7 +266,7 @@ def test_coarse_chunks_never_put_a_request_behind_its_answer(
             if not up:
                 answers.append((seen[True], seen[False]))
     finally:
-        recording.CHUNKS = present
+        capture_tape.CHUNKS = present
     codes: list[int] = list(tape.codes or ())
     assert len(codes) <= bound
     up_there = down_there = 0
@@ -283,7 +285,7 @@ def test_a_line_has_a_bounded_number_of_chunks(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     assert CHUNKS == 100_000
-    monkeypatch.setattr(recording, "CHUNKS", 50)
+    monkeypatch.setattr(capture_tape, "CHUNKS", 50)
     with recorder(tmp_path) as made:
         fine, coarse = begun(made), begun(made)
         for number in range(500):

@@ -17,8 +17,10 @@ import pytest
 from tests.endpoints.meeting import need_family
 from tests.machine import as_stranger, need_root
 from zpipe.errors import UsageError
+from zpipe.proxy.activation import passed
 from zpipe.proxy.addresses import parse_address, resolve
-from zpipe.proxy.listening import Listener, leads_to, number_of, open_listeners, passed
+from zpipe.proxy.listening import Listener, leads_to, open_listeners
+from zpipe.proxy.users import number_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator

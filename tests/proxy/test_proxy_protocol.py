@@ -171,7 +171,7 @@ def test_what_comes_while_the_server_is_connected_to_is_read_later() -> None:
         server.listen(0)
         place = server.getsockname()
         held.enter_context(socket.create_connection(place))
-        words = ("--accept-proxy", "--connect-timeout=300ms", f"127.0.0.1:{place[1]}")
+        words = ("--accept-proxy", "--connect-timeout=2s", f"127.0.0.1:{place[1]}")
         with proxying(*words) as proxy, proxy.connect() as client:
             client.sendall(HEADERS["v1"])
             proxy.until(lambda one: one["upstreams"][0]["active"] == 1, "it connects")

@@ -7,7 +7,7 @@ import select
 import socket
 import threading
 from contextlib import contextmanager
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 import pytest
 from hypothesis import HealthCheck, given, settings
@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from zpipe.kernel.pipes import Pipe
 
 MANY = 3 << 20
+Seen = TypeVar("Seen")
 
 
 def tcp_pair(host: str = "127.0.0.1") -> tuple[socket.socket, socket.socket]:
@@ -125,6 +126,20 @@ class Relay:
             raise self._failures[0]
         assert over, "it goes on though both ends are closed"
         assert borrowed == 0
+
+    def seen(self, look: Callable[[], Seen | None]) -> Seen:
+        """Look in the loop's thread, where nothing moves meanwhile, until something is seen."""
+        found: list[Seen] = []
+
+        def again() -> None:
+            if (one := look()) is not None:
+                found.append(one)
+            elif not self.done.is_set():
+                self.loop.later(0.002, again)
+
+        self.loop.soon(again)
+        until(lambda: found, "it is seen")
+        return found[0]
 
     @property
     def counts(self) -> tuple[int, int]:
@@ -227,8 +242,10 @@ def test_small_and_bulk_in_turn() -> None:
             sender.join()
             relay.server.sendall(b"taken")
             assert exactly(relay.client, 5) == b"taken"
-        until(lambda: all(side.quick for side in relay.sides), "both are in their lanes again")
-        assert relay.pool.borrowed == 0
+        until(
+            lambda: all(side.quick for side in relay.sides) and not relay.pool.borrowed,
+            "both are in their lanes again",
+        )
 
 
 CHUNKS = some.lists(
@@ -364,10 +381,14 @@ def test_one_full_direction_does_not_hold_the_other_one() -> None:
 def test_a_pipe_is_held_only_while_bytes_are_in_it() -> None:
     with Relay() as relay:
         sent = filled(relay.client)
-        # what filled it up may have been a copy, or on its way to the next one
-        until(lambda: relay.sides[0].stuck, "the peer is full")
-        assert relay.pool.borrowed == int(relay.sides[0].in_pipe > 0)
-        assert relay.sides[0].held > 0
+        side = relay.sides[0]
+
+        def look() -> tuple[int, int, int] | None:
+            return (side.held, side.in_pipe, relay.pool.borrowed) if side.stuck else None
+
+        held, in_pipe, borrowed = relay.seen(look)
+        assert held > 0
+        assert borrowed == int(in_pipe > 0)  # what filled it up may have been a copy
         reader = threading.Thread(target=exactly, args=(relay.server, sent))
         reader.start()
         reader.join(LONGEST)
@@ -420,7 +441,7 @@ def test_an_end_waits_for_what_is_held(splice: bool) -> None:
         relay.client.shutdown(socket.SHUT_WR)
         relay.server.sendall(b"x")
         assert exactly(relay.client, 1) == b"x"
-        assert relay.sides[0].stuck
+        until(lambda: relay.sides[0].stuck, "the peer is full")
         assert received(relay.server) == repeated(sent)
 
 
@@ -441,9 +462,16 @@ def test_a_reset_is_told_with_its_side_after_all_that_came_before(kinds: str, wh
 def test_what_the_peer_does_not_take_any_more_is_counted_as_lost(splice: bool) -> None:
     with Relay(splice=splice) as relay:
         sent = filled(relay.client)
-        held = relay.sides[0].held
+        side = relay.sides[0]
+
+        def leave() -> int | None:
+            if not side.stuck:
+                return None
+            reset(relay.server)
+            return side.held
+
+        held = relay.seen(leave)
         assert held > 0
-        reset(relay.server)
         assert relay.done.wait(LONGEST / 2)
         assert relay.lost == held
         assert relay.counts[0] + relay.lost <= sent

@@ -27,6 +27,7 @@ from tests.proxy.proxying import (
     echo,
     exactly,
     received,
+    refusing,
     sending,
     serving,
 )
@@ -63,9 +64,9 @@ from zpipe.commands.proxy_progress import ProxyProgress
 from zpipe.commands.speaking import tell
 from zpipe.errors import ZpipeError
 from zpipe.proxy.listening import close_all, open_listeners
+from zpipe.proxy.plan import Plan
 from zpipe.proxy.resolver import resolve_first
 from zpipe.proxy.server import serve
-from zpipe.proxy.service import Plan
 
 def load():
     with open(sys.argv[1], "rb") as file:
@@ -394,9 +395,7 @@ def test_what_has_not_changed_goes_on_as_it_is(tmp_path: Path, workers: int) -> 
 def test_another_proxy_keeps_what_it_knows(tmp_path: Path) -> None:
     """One of its two upstreams is held to be down, and its turn comes to the other one."""
     check = Check(interval=600.0, fall=1)
-    with serving(named(b"old")) as server, serving(echo) as other:
-        with serving(echo) as away:
-            place = away.text
+    with serving(named(b"old")) as server, serving(echo) as other, refusing() as place:
         web = settings(place, server.text, name="web", check=check)
         with reloadable(tmp_path, settings(other.text), web) as proxy:
 
@@ -417,10 +416,8 @@ def test_another_proxy_keeps_what_it_knows(tmp_path: Path) -> None:
 def test_an_upstream_that_is_down_stays_down_in_a_proxy_that_changes(
     tmp_path: Path, workers: int
 ) -> None:
-    check = Check(interval=0.05, timeout=0.5, rise=2, fall=1)
-    with serving(named(b"old")) as server:
-        with serving(echo) as away:
-            place = away.text
+    check = Check(interval=0.05, timeout=10.0, rise=2, fall=1)
+    with serving(named(b"old")) as server, refusing() as place:
         first = settings(place, server.text, balance="first", check=check)
         with reloadable(tmp_path, first, workers=workers) as proxy:
             proxy.until(lambda one: one["upstreams"][0]["state"] == "down", "it is down")

@@ -2,19 +2,35 @@
 
 from __future__ import annotations
 
+import ast
 import json
 import os
+import re
 import resource
 import signal
 import socket
+import sys
 import time
 from contextlib import ExitStack, contextmanager, suppress
 from typing import TYPE_CHECKING
 
 import pytest
 
-from tests.machine import LONGEST, need, need_root, nobody, until, zpipe
-from tests.proxy.proxying import Proxy, asked, connected, echo, exactly, limited, proxying, serving
+from tests.machine import LONGEST, ROOT, need, need_root, nobody, strace, until, zpipe
+from tests.proxy.proxying import (
+    Proxy,
+    asked,
+    connected,
+    echo,
+    exactly,
+    limited,
+    proxying,
+    received,
+    refusing,
+    serving,
+)
+from tests.proxy.test_activation import activated, listening, shown
+from zpipe.proxy import ahead
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -166,12 +182,16 @@ def test_it_ends_by_itself_after_the_idle_time(upstream: Server) -> None:
 
 
 def test_it_is_not_idle_as_long_as_a_connection_is_open(upstream: Server, tmp_path: Path) -> None:
-    """The connection ends by its own lifetime, several idle times later, and not by the proxy's."""
+    """The connection ends by its own lifetime, several idle times later, and not by the proxy's.
+
+    It is there before the proxy, which might have ended already when a client comes.
+    """
     log = tmp_path / "log"
-    options = ("--access-log", log, "--access-format=json", "--max-lifetime", "600ms")
+    options = (f"--access-log={log}", "--access-format=json", "--max-lifetime=600ms")
     with (
-        proxying(upstream.text, "--exit-idle-time", "150ms", *options) as proxy,
-        proxy.connect() as client,
+        listening() as end,
+        connected(shown(end)) as client,
+        activated(upstream.text, "--exit-idle-time=150ms", *options, ends=[end]) as proxy,
     ):
         is_broken_off(client)
         assert proxy.process.wait(LONGEST) == 0
@@ -330,8 +350,11 @@ def rights(pid: int) -> set[tuple[str, ...]]:
     """Return users and groups of all threads of a process."""
     found = set()
     for thread in os.listdir(f"/proc/{pid}/task"):
-        with open(f"/proc/{pid}/task/{thread}/status") as file:
-            lines = dict(line.rstrip("\n").split(":\t", 1) for line in file)
+        try:
+            with open(f"/proc/{pid}/task/{thread}/status") as file:
+                lines = dict(line.rstrip("\n").split(":\t", 1) for line in file)
+        except (FileNotFoundError, ProcessLookupError):
+            continue  # it has ended
         found.add(tuple(lines[name].strip() for name in ("Uid", "Gid", "Groups")))
     return found
 
@@ -373,6 +396,57 @@ def test_rights_are_dropped_by_every_thread(
         assert asked(client, b"x") == b"x"
         assert threads(proxy.pid) > 1
         assert rights(proxy.pid) == {("\t".join(4 * [str(uid)]), "\t".join(4 * [str(gid)]), groups)}
+
+
+def test_nothing_of_python_is_read_once_rights_are_dropped(tmp_path: Path) -> None:
+    """The user may not be able to: Python is in the home directory of root now and then."""
+    need_root()
+    tmp_path.chmod(0o777)
+    log = tmp_path / "trace"
+    with (
+        serving(echo) as server,
+        proxying(
+            f"localhost:{server.text.rpartition(':')[2]}",
+            *("--user=nobody", "--metrics=unix:metrics", "--capture=folder"),
+            *("--access-log=log", "--access-format=json"),
+            cwd=tmp_path,
+            before=strace("-o", str(log), "-e", "trace=open,openat,setresuid"),
+        ) as proxy,
+    ):
+        with proxy.connect() as client:
+            assert asked(client, b"x") == b"x"
+        proxy.until_idle()
+        with connected(f"unix:{tmp_path}/metrics") as client:
+            client.sendall(b"GET /metrics HTTP/1.0\r\n\r\n")
+            assert b"zpipe_proxy_" in received(client)
+        os.kill(proxy.pid, signal.SIGHUP)
+        proxy.snapshot()
+    assert reasons(tmp_path / "log") == ["closed"]
+    _, _, after = log.read_text().rpartition("setresuid(")
+    assert not re.findall(r'"[^"]*\.(?:pyc?|so)"', after)
+
+
+def test_what_functions_load_is_loaded_before_rights_are_dropped() -> None:
+    for package in ahead.PACKAGES:
+        for path in (ROOT / "zpipe" / package).glob("*.py"):
+            functions = [
+                node
+                for node in ast.walk(ast.parse(path.read_text()))
+                if isinstance(node, ast.FunctionDef)
+            ]
+            names = {
+                name
+                for function in functions
+                for node in ast.walk(function)
+                if isinstance(node, (ast.Import, ast.ImportFrom))
+                for name in (
+                    [alias.name for alias in node.names]
+                    if isinstance(node, ast.Import)
+                    else [str(node.module)]
+                )
+            }
+            loaded = {*ahead.LATER, *ahead.METRICS, *sys.modules}
+            assert {name for name in names if not name.startswith("zpipe")} <= loaded, path
 
 
 def test_rights_are_dropped_by_every_worker(upstream: Server) -> None:
@@ -548,15 +622,6 @@ def three() -> Iterator[list[Server]]:
         yield [a, b, c]
 
 
-@contextmanager
-def refusing() -> Iterator[str]:
-    """Give an address that refuses, and that nobody else is given."""
-    with socket.socket() as bound:
-        bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        bound.bind(("127.0.0.1", 0))
-        yield f"127.0.0.1:{bound.getsockname()[1]}"
-
-
 def test_round_robin_goes_by_turns() -> None:
     with three() as servers, proxying(*(server.text for server in servers)) as proxy:
         names = [given(proxy) for _ in range(9)]
@@ -694,8 +759,10 @@ def test_checks_ask_and_judge_the_answer() -> None:
         with suppress(ConnectionError):
             while end.recv(4096):
                 end.sendall(answer[0])
+                if answer[0].startswith(b"-"):
+                    return  # else the check would wait for more until its timeout
 
-    check = r"--check=interval=50ms,timeout=200ms,rise=1,fall=1,send=PING\r\n,expect=+PONG"
+    check = r"--check=interval=50ms,timeout=10s,rise=1,fall=1,send=PING\r\n,expect=+PONG"
     with serving(redis) as server, proxying(check, server.text) as proxy:
         until(lambda: server.count >= 2, "it is checked")
         assert proxy.snapshot()["upstreams"][0]["state"] == "up"

@@ -263,7 +263,7 @@ def test_a_client_hello_that_does_not_come_in_time_is_not_waited_for(tls: Tls) -
 
 def test_the_timeout_ends_with_the_opening(tls: Tls) -> None:
     """It is over long before this connection, which ends by its own lifetime."""
-    words = (*routes(tls), "--opening-timeout=200ms", "--max-lifetime=500ms")
+    words = (*routes(tls), "--opening-timeout=1s", "--max-lifetime=3s")
     with proxying(*words, tls["rest"]) as proxy:
         context = tls.trusting("www")
         with context.wrap_socket(proxy.connect(), server_hostname="www.example.org") as client:

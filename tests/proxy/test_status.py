@@ -106,7 +106,8 @@ def test_other_sockets_are_not_taken_for_proxies() -> None:
     assert all(re.fullmatch(r"@zpipe-proxy-[0-9]+", name) for name in found)
 
 
-def test_a_big_answer_arrives_whole_at_a_slow_reader() -> None:
+def test_a_big_answer_arrives_whole_at_a_slow_reader(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(status, "_PATIENCE", LONGEST)
     big = snapshot(upstreams=[upstream(f"host-{number}") for number in range(50000)])
     with proxy(lambda: big) as (where, loop), socket.socket(socket.AF_UNIX) as client:
         client.settimeout(LONGEST)
@@ -136,8 +137,9 @@ def test_who_never_reads_is_left(monkeypatch: pytest.MonkeyPatch) -> None:
     assert 0 < size < len(json.dumps(big))
 
 
-def test_too_many_questions_at_once_are_turned_away() -> None:
+def test_too_many_questions_at_once_are_turned_away(monkeypatch: pytest.MonkeyPatch) -> None:
     """Those that wait take no more fds than there are answers at once."""
+    monkeypatch.setattr(status, "_PATIENCE", LONGEST)
     big = snapshot(upstreams=[upstream(f"host-{number}") for number in range(20000)])
     with proxy(lambda: big) as (where, _):
         clients = [socket.socket(socket.AF_UNIX) for _ in range(status._AT_ONCE + 1)]
@@ -176,10 +178,11 @@ accept = server._arrived
 def counted(event):
     global calls
     calls += 1
+    if calls == 1:
+        loop.later(0.5, lambda: os.close(ballast.pop()))
     accept(event)
 server._arrived = counted
 loop.handle(server._listener.fileno(), counted)
-loop.later(0.5, lambda: os.close(ballast.pop()))
 def look():
     try:
         got = client.recv(100, socket.MSG_DONTWAIT)

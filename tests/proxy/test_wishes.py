@@ -13,6 +13,7 @@ from zpipe.errors import UsageError
 from zpipe.proxy import wishes
 from zpipe.proxy.addresses import parse_address
 from zpipe.proxy.settings import Check, Mirror, Route, Upstream
+from zpipe.units import whole
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -137,10 +138,10 @@ def test_the_escapes_of_c() -> None:
 
 @pytest.mark.parametrize("text", ["0", "7", "100"])
 def test_whole_numbers_have_bounds(text: str) -> None:
-    assert wishes.whole(0, 100)(text) == int(text)
+    assert whole(0, 100)(text) == int(text)
     for other in ("101", "-1", "1e3", "", "9" * 30, "²"):
         with pytest.raises(UsageError, match="give a whole number from 0 to 100"):
-            wishes.whole(0, 100)(other)
+            whole(0, 100)(other)
 
 
 def test_the_tables_of_keys_are_those_that_are_read() -> None:

@@ -316,7 +316,7 @@ def test_the_status_does_not_wait_for_ever_for_a_worker_that_hangs(upstream: Ser
 def test_workers_end_together_when_all_are_idle(upstream: Server) -> None:
     """None ends alone, as the others would not accept what the kernel gives to its listener."""
     with (
-        proxying(upstream.text, "--workers=2", "--exit-idle-time=300ms") as proxy,
+        proxying(upstream.text, "--workers=2", "--exit-idle-time=2s") as proxy,
         proxy.connect() as held,
     ):
         found = until_all_serve(proxy, 2)

@@ -145,7 +145,12 @@ def test_a_link_has_attributes_of_its_own(ends: tuple[Path, Path]) -> None:
     os.utime(source, ns=(5, 7), follow_symlinks=False)
     os.setxattr(source, "trusted.some", b"of the link", follow_symlinks=False)
     before = state(ends[1])
-    keep(str(source), source.lstat(), str(target), "target", TreeWishes(preserve=ALL))
+    fd = os.open(target, os.O_PATH | os.O_NOFOLLOW)
+    try:
+        wishes = TreeWishes(preserve=ALL)
+        keep(str(source), source.lstat(), f"/proc/self/fd/{fd}", "target", wishes, bits=False)
+    finally:
+        os.close(fd)
     assert state(target)["ownership"] == (4711, 4712)
     assert target.lstat().st_mtime_ns == 7
     assert os.getxattr(target, "trusted.some", follow_symlinks=False) == b"of the link"

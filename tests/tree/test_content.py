@@ -370,6 +370,7 @@ def test_ranges_at_any_cut_and_in_any_order_are_the_file(
                 begin,
                 end - begin,
                 identity_of(source.stat()),
+                temporary.stat().st_ino,
             )
             for number, (begin, end) in enumerate(pairwise(places))
         ]

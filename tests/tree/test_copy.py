@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+from contextlib import closing
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -15,6 +16,7 @@ from zpipe.errors import Interrupted
 from zpipe.tree.copy import TreeCopy, TreeFailed
 from zpipe.tree.crew import Alone
 from zpipe.tree.devices import default_workers
+from zpipe.tree.journal import Journal
 from zpipe.tree.naming import pairs
 from zpipe.tree.report import TreeFeedback, TreeReport
 from zpipe.tree.tasks import Done, Problem
@@ -293,3 +295,125 @@ def test_as_many_workers_as_there_are_processors_and_no_more(tmp_path: Path) -> 
     assert 1 <= default_workers([str(tmp_path)]) <= min(8, processors)
     assert default_workers([str(tmp_path / "not" / "there")]) == default_workers([str(tmp_path)])
     assert default_workers(["/dev/shm", "/proc"]) == min(8, processors)  # memory turns not
+
+
+# Other names, where something stands in the target already
+
+
+LINKS = frozenset({"links", "timestamps"})
+
+
+def two_names(folder: Path) -> tuple[Path, Path]:
+    """Plant a file with two names; return where they go, in the order in which they are met."""
+    (folder / "s").mkdir()
+    (folder / "d").mkdir()
+    (folder / "s/0").write_bytes(b"new")
+    os.link(folder / "s/0", folder / "s/1")
+    first, second = os.listdir(folder / "s")
+    return folder / "d" / first, folder / "d" / second
+
+
+@pytest.mark.parametrize("existing", ["skip", "ask"])
+def test_a_name_is_not_linked_to_what_was_to_stay(
+    existing: str, tmp_path: Path, listener: Listener
+) -> None:
+    first, second = two_names(tmp_path)
+    first.write_bytes(b"old")
+    asked: list[str] = []
+
+    def ask(path: str) -> bool:
+        asked.append(path)
+        return False
+
+    wishes = {"preserve": LINKS, "existing": existing}
+    report = copy(tmp_path, listener, wishes=wishes, ask=ask if existing == "ask" else None)
+    assert (first.read_bytes(), second.read_bytes()) == (b"old", b"new")
+    assert (report.files, report.kept) == (1, 1)
+    assert asked == ([str(first)] if existing == "ask" else [])
+
+
+@pytest.mark.parametrize("yes", [True, False])
+def test_a_name_is_asked_about_as_any_other(yes: bool, tmp_path: Path, listener: Listener) -> None:
+    first, second = two_names(tmp_path)
+    second.write_bytes(b"old")
+    asked: list[str] = []
+
+    def ask(path: str) -> bool:
+        asked.append(path)
+        return yes
+
+    copy(tmp_path, listener, wishes={"preserve": LINKS, "existing": "ask"}, ask=ask)
+    assert asked == [str(second)]
+    assert second.read_bytes() == (b"new" if yes else b"old")
+    assert first.samefile(second) == yes
+
+
+@pytest.mark.parametrize(("age", "stays"), [(-10, False), (10, True)])
+def test_a_name_is_updated_where_what_is_there_is_older(
+    age: int, stays: bool, tmp_path: Path, listener: Listener
+) -> None:
+    first, second = two_names(tmp_path)
+    second.write_bytes(b"old")
+    time = (tmp_path / "s/0").stat().st_mtime + age
+    os.utime(second, (time, time))
+    copy(tmp_path, listener, wishes={"preserve": LINKS, "update": True})
+    assert first.read_bytes() == b"new"
+    assert second.read_bytes() == (b"old" if stays else b"new")
+    assert first.samefile(second) == (not stays)
+
+
+@pytest.mark.parametrize("linked", [1, 3])
+def test_an_interrupted_copy_goes_on_with_the_names_of_what_is_copied(
+    linked: int, tmp_path: Path, listener: Listener
+) -> None:
+    """What was linked stays so, what was not is, and each name has its digest."""
+    (tmp_path / "s").mkdir()
+    for number in range(4):
+        (tmp_path / f"s/{number}").write_bytes(b"x" * number)
+        os.link(tmp_path / f"s/{number}", tmp_path / f"s/{number} again")
+
+    class Interrupting(Listener):
+        names = True
+        left = linked
+
+        def done(self, done: Done) -> None:
+            self.left -= done.act == "linked"
+            stop.asked = not self.left
+
+    class Asked(Stop):
+        asked = False
+
+        def check(self) -> None:
+            if self.asked:
+                raise Interrupted(15)
+
+    stop = Asked()
+    sums: dict[str, str] = {}
+    wishes: dict[str, Any] = {"preserve": LINKS, "resume": True, "names": True, "digest": "sha256"}
+    given = (str(tmp_path / "journal"), [str(tmp_path / "s")], str(tmp_path / "d"))
+
+    def run(listener: TreeFeedback, stop: Stop) -> TreeReport:
+        asked = TreeWishes(**{"recursive": True, **wishes})
+        with closing(Journal(*given, asked, into=False)) as journal:
+            return copy(
+                tmp_path,
+                listener,
+                wishes=wishes,
+                stop=stop,
+                journal=journal,
+                checksums=lambda done: sums.update({os.path.basename(done.path): done.digest}),
+            )
+
+    with pytest.raises(Interrupted):
+        run(Interrupting(), stop)
+    copied = {path.stat().st_ino for path in (tmp_path / "d").iterdir()}
+    assert len(copied) == 4 and len(list((tmp_path / "d").iterdir())) == 4 + linked
+    sums.clear()
+    report = run(listener, Stop())
+    assert (report.moved, report.files, report.kept) == (0, 4 - linked, 4 + linked)
+    found = {path.name: path for path in (tmp_path / "d").iterdir()}
+    assert {path.stat().st_ino for path in found.values()} == copied
+    assert all(path.stat().st_nlink == 2 for path in found.values())
+    assert sums == {
+        name: hashlib.sha256(path.read_bytes()).hexdigest() for name, path in found.items()
+    }

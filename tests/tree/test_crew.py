@@ -365,7 +365,7 @@ def test_several_deadly_tasks_cost_no_others(said: list[str]) -> None:
 
     crew = Forked(2, scripted(script), said.append)
     try:
-        outcomes = drive(crew, [Chunk(n, "s", "", "t", 0, 1, (0,) * 5) for n in range(13)])
+        outcomes = drive(crew, [Chunk(n, "s", "", "t", 0, 1, (0,) * 5, 0) for n in range(13)])
     finally:
         crew.close()
     assert [outcome.number for outcome in outcomes if outcome.failed] == [0, 3, 6, 9, 12]

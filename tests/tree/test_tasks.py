@@ -50,6 +50,7 @@ CHUNKS = st.builds(
     offset=NUMBERS,
     length=NUMBERS,
     identity=IDENTITIES,
+    inode=NUMBERS,
 )
 PROBLEMS = st.builds(Problem, NAMES, NAMES, st.sampled_from(["failed", "mismatch", "noted"]))
 BIGS = st.builds(Big, NAMES, IDENTITIES)
@@ -139,7 +140,7 @@ def test_an_identity_tells_another_file_of_the_same_size_and_time(tmp_path: Path
         (Batch(7, "from", "to", ("a", "b"), ("c",)), ["from/a", "from/b", "from/c"]),
         (Batch(7, "", "to", ("a",)), ["a"]),
         (Batch(7, "/", "to", ("a",)), ["/a"]),
-        (Chunk(7, "from/a", "to/.a", "to/a", 0, 1, (0, 0, 0, 0, 0)), ["from/a"]),
+        (Chunk(7, "from/a", "to/.a", "to/a", 0, 1, (0, 0, 0, 0, 0), 0), ["from/a"]),
     ],
 )
 def test_a_task_that_is_given_up_names_all_of_its_files(task: Task, paths: list[Any]) -> None:

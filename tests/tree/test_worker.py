@@ -579,6 +579,7 @@ def chunks(source: Path, target: Path) -> list[Chunk]:
             offset,
             min(PIECE, WHOLE - offset),
             identity,
+            temporary.stat().st_ino,
         )
         for number, offset in enumerate(range(0, WHOLE, PIECE))
     ]

@@ -11,7 +11,7 @@ KIB, MIB, GIB = 1 << 10, 1 << 20, 1 << 30
 
 SIZES = (512, 4 * KIB, 64 * KIB, MIB, 64 * MIB)
 RECORDS = tuple(128 << power for power in range(14))  # 128 B to 1 MiB
-PEER_SIZES = (64 * KIB, 64 * MIB)
+FEW_SIZES = (64 * KIB, 64 * MIB)
 OUTPUTS = 3  # pipes of pipe -> pipes
 
 # what a transfer moves before the first one that counts: loads code, touches buffers

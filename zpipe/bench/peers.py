@@ -33,7 +33,6 @@ if TYPE_CHECKING:
     from zpipe.engine.stop import Stop
 
 OWN = "zpipe"
-PEERS = (OWN, "cp", "dd", "cat", "tee", "pv", "socat")
 NOT_INSTALLED = "is not installed"
 
 _BUFFER = 256 * 1024

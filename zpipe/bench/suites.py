@@ -8,10 +8,10 @@ from functools import partial
 
 from zpipe.bench import noise
 from zpipe.bench.cells import (
+    FEW_SIZES,
     LOG,
     MIB,
     OUTPUTS,
-    PEER_SIZES,
     RECORDS,
     ROUTES,
     SIZES,
@@ -35,6 +35,7 @@ if TYPE_CHECKING:
 
 SUITES = ("techniques", "broker", "peers")
 SECONDS = 20.0
+ENOUGH = 12.0  # seconds, below which a small and a large size are all that is measured in earnest
 
 LOG_SIZE = 64 * MIB  # of the broker's log, which holds the largest record
 _BROKER = ("mmap+write", "sendfile")
@@ -128,20 +129,16 @@ def cells_of(request: Request) -> list[Cell]:
         return [Cell(technique, LOG, size) for size in sizes for technique in _BROKER]
     routes = [route for name, route in ROUTES.items() if name in (request.routes or ROUTES)]
     if request.suite == "peers":
-        sizes = request.sizes or PEER_SIZES
+        sizes = request.sizes or FEW_SIZES
         return [
             Cell(program, route, size)
             for route in routes
             for size in sizes
             for program in programs_of(route.name)
         ]
+    sizes = request.sizes or (SIZES if request.seconds >= ENOUGH else FEW_SIZES)
     names = [name for name in TECHNIQUES if name in (request.techniques or TECHNIQUES)]
-    return [
-        Cell(name, route, size)
-        for route in routes
-        for size in request.sizes or SIZES
-        for name in names
-    ]
+    return [Cell(name, route, size) for route in routes for size in sizes for name in names]
 
 
 def needed(request: Request, cells: Sequence[Cell]) -> int:

@@ -9,9 +9,10 @@ import click
 
 from zpipe.bench.cells import OUTPUTS, ROUTES, TECHNIQUES
 from zpipe.bench.suites import LOG_SIZE, SECONDS, SUITES
-from zpipe.commands.options import DURATION
+from zpipe.commands.option_types import DURATION, OneOf, number
 from zpipe.commands.speaking import write_out
 from zpipe.errors import TransferError, UsageError
+from zpipe.spelling import one_of
 from zpipe.units import format_size, parse_size
 
 TYPE_CHECKING = False
@@ -25,11 +26,10 @@ Examples:
   zpipe bench
   zpipe bench --routes file-tcp --sizes 4K,64K,1M --seconds 10
   zpipe bench --suite broker --plot broker.svg
-  zpipe bench --suite peers --sizes 1M,256M --json | jq '.cells[].ratio.median'
+  zpipe bench --suite peers --sizes 256M --json | jq '.cells[].ratio.median'
 """
 
 _CLEAR = b"\r\x1b[K"
-_FEWEST_OUTPUTS, _MOST_OUTPUTS = 2, 64
 _LARGEST = 1 << 40
 
 
@@ -38,8 +38,7 @@ class Names(click.ParamType):  # type: ignore[type-arg,unused-ignore]
 
     name = "names"
 
-    def __init__(self, what: str, known: Sequence[str]):
-        self._what = what
+    def __init__(self, known: Sequence[str]):
         self._known = tuple(known)
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
@@ -49,7 +48,7 @@ class Names(click.ParamType):  # type: ignore[type-arg,unused-ignore]
         names = value.split(",")
         for name in names:
             if name not in self._known:
-                self.fail(f"{name}: no {self._what}: {', '.join(self._known)}", param, ctx)
+                self.fail(f"{name or '(empty)'}: give {one_of(name, self._known)}", param, ctx)
         return tuple(dict.fromkeys(names))
 
 
@@ -78,12 +77,13 @@ class Sizes(click.ParamType):  # type: ignore[type-arg,unused-ignore]
 
     Beside throughput and processor time stand system calls, context switches and, by the model,
     the copies of each byte; and what textbooks say of them. It takes a bounded time, writes to
-    nothing but a folder of its own, and says how noisy the machine was.
+    nothing but a folder of its own, and says how noisy the machine was. SIZES, NAMES: several have
+    commas between them. TIME is like 10s or 1m.
     """,
 )
 @click.option(
     "--suite",
-    type=click.Choice(SUITES),
+    type=OneOf(SUITES),
     default=SUITES[0],
     show_default=True,
     help="The ways of zpipe itself; records of a message broker by mmap+write against sendfile;"
@@ -92,19 +92,21 @@ class Sizes(click.ParamType):  # type: ignore[type-arg,unused-ignore]
 @click.option(
     "--sizes",
     type=Sizes(),
-    help="How many bytes at a time, such as 512,64K,1G.",
+    help="How many bytes at a time, 1 to 1T, such as 512,64K,1G.",
 )
 @click.option(
     "--routes",
-    type=Names("route", tuple(ROUTES)),
+    type=Names(tuple(ROUTES)),
     help=f"From where to where: {', '.join(ROUTES)}.",
 )
 @click.option(
     "--techniques",
-    type=Names("technique", tuple(TECHNIQUES)),
+    type=Names(tuple(TECHNIQUES)),
     help=f"Only these: {', '.join(TECHNIQUES)}.",
 )
-@click.option("--outputs", type=int, metavar="N", help=f"Pipes of pipe-pipes ({OUTPUTS}).")
+@click.option(
+    "--outputs", type=number(2, 64), metavar="N", help=f"Pipes of pipe-pipes, 2 to 64 ({OUTPUTS})."
+)
 @click.option(
     "--seconds",
     type=DURATION,
@@ -127,10 +129,10 @@ def bench_command(**options: Any) -> None:
     """Measure, and show what was found."""
     request = _request(options)
     if options["json"] and options["csv"]:
-        raise UsageError("bench: --json and --csv exclude each other")
+        raise UsageError("--json and --csv exclude each other")
     if options["plot"] is not None:
         if request.suite == "peers":
-            raise UsageError("bench: --plot: has no effect with --suite peers")
+            raise UsageError("--plot: has no effect with --suite peers")
         from zpipe.commands.bench_plot import judge_plot
 
         judge_plot(options["plot"])
@@ -150,21 +152,17 @@ def _request(options: dict[str, Any]) -> Request:
 
     suite = options["suite"]
     if suite == "broker" and options["routes"] is not None:
-        raise UsageError("bench: --routes: has no effect with --suite broker")
+        raise UsageError("--routes: has no effect with --suite broker")
     if suite != "techniques" and options["techniques"] is not None:
-        raise UsageError(f"bench: --techniques: has no effect with --suite {suite}")
+        raise UsageError(f"--techniques: has no effect with --suite {suite}")
     routes = options["routes"] or tuple(ROUTES)
-    if options["outputs"] is not None:
-        if suite == "broker" or not any(ROUTES[name].several for name in routes):
-            raise UsageError("bench: --outputs: has no effect without the route pipe-pipes")
-        if not _FEWEST_OUTPUTS <= options["outputs"] <= _MOST_OUTPUTS:
-            raise UsageError(
-                f"bench: --outputs: {options['outputs']}: give {_FEWEST_OUTPUTS} to {_MOST_OUTPUTS}"
-            )
+    several = suite != "broker" and any(ROUTES[name].several for name in routes)
+    if options["outputs"] is not None and not several:
+        raise UsageError("--outputs: has no effect without the route pipe-pipes")
     sizes = options["sizes"] or ()
     if suite == "broker" and sizes and max(sizes) > LOG_SIZE:
         raise UsageError(
-            f"bench: --sizes: {format_size(max(sizes))}: the log of --suite broker has"
+            f"--sizes: {format_size(max(sizes))}: the log of --suite broker has"
             f" {format_size(LOG_SIZE)}"
         )
     return Request(

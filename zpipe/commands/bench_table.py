@@ -259,22 +259,23 @@ def _in_short(bench: Bench, width: int) -> list[Line]:
 
 
 def _cheaper(results: Sequence[Result]) -> str:
-    return _best([(result.cell.technique, result.cpu, result.cpu.median) for result in results])
+    return _best([(result, result.cpu, result.cpu.median) for result in results])
 
 
 def _quicker(results: Sequence[Result]) -> str:
-    return _best(
-        [(result.cell.technique, result.rate, 1 / result.rate.median) for result in results]
-    )
+    return _best([(result, result.rate, 1 / result.rate.median) for result in results])
 
 
-def _best(found: Sequence[tuple[str, Figure, float]]) -> str:
-    """Return the name with the least value, and whether the next one is within what rounds vary."""
+def _best(found: Sequence[tuple[Result, Figure, float]]) -> str:
+    """Return the name with the least value, whether the next one is within what rounds vary, and
+    whether either of them is in doubt.
+    """
     if len(found) < 2:
         return ""
     first, second, *_ = sorted(found, key=lambda each: each[2])
     close = second[2] <= first[2] * (1 + max(_CLOSE, first[1].spread, second[1].spread))
-    return f"{first[0]} ~" if close else first[0]
+    doubt = _MARK.get(first[0].doubt or second[0].doubt, "")
+    return " ".join(filter(None, (first[0].cell.technique, "~" if close else "", doubt)))
 
 
 def _by_the_book(bench: Bench, width: int) -> list[Line]:

@@ -7,15 +7,8 @@ from typing import Any
 import click
 
 from zpipe.commands.carrying import carry
-from zpipe.commands.options import (
-    DURATION,
-    SIZE,
-    moving,
-    no_contradiction,
-    not_here,
-    showing,
-    shown_of,
-)
+from zpipe.commands.option_types import DURATION, SIZE
+from zpipe.commands.options import moving, no_contradiction, not_here, showing, shown_of
 from zpipe.commands.pipelines import cat_graph
 from zpipe.errors import UsageError
 from zpipe.graph.model import Wishes
@@ -27,7 +20,7 @@ Examples:
   zpipe cat part-* > whole
   pg_dump db | zpipe cat --stats --rate-limit 20M | ssh backup 'cat > db.sql'
   zpipe cat --progress always --size 4G /dev/sda1 | zstd > sda1.zst
-  zpipe cat --hash sha256 --hash-file image.sum image | zpipe cp - tcp://host:9000
+  zpipe cat --hash sha256 --hash-file image.sum image | gzip > image.gz
 """
 
 _CHANGES = {
@@ -51,6 +44,8 @@ _CHANGES = {
     SRC is a path, - for standard input (also when there is no SRC), or an address like
     tcp://HOST:PORT or exec:COMMAND; see zpipe-endpoints(7). One that cannot be read is told of,
     the others follow, and the exit status is 1.
+
+    SIZE is like 64K, 1.5M or 1G, RATE a SIZE per second, TIME like 250ms, 10s or 1h30m.
     """,
 )
 @click.argument("sources", nargs=-1, metavar="[SRC]...")
@@ -73,8 +68,12 @@ _CHANGES = {
 @moving((*MOVERS, "tee"))
 @click.option("--stats", is_flag=True, help="At the end: bytes, rates, and the slow side.")
 @click.option("--size", type=SIZE, help="How many bytes to expect, for the display.")
-@click.option("--name", metavar="TEXT", help="What the display calls it.")
-@click.option("--interval", type=DURATION, help="Time between two looks of display and stats.")
+@click.option("--name", metavar="TEXT", help="What the display calls it (SRC -> output).")
+@click.option(
+    "--interval",
+    type=DURATION,
+    help="Time between two looks of display and stats (1s, on a terminal 0.2s).",
+)
 @click.option("-u", "ignored", is_flag=True, help="Ignored: nothing is ever held back.")
 @not_here(_CHANGES, "zpipe moves bytes and does not change them; cat does")
 @showing()
@@ -82,9 +81,9 @@ def cat_command(sources: tuple[str, ...], **options: Any) -> None:
     """Collect the wishes and carry them out."""
     no_contradiction(options)
     if options["hash_file"] is not None and len(options["hashes"]) != 1:
-        raise UsageError("cat: --hash-file: give one --hash for it")
+        raise UsageError("--hash-file: give one --hash for it")
     if options["hash_file"] == "-":
-        raise UsageError("cat: --hash-file -: standard output carries the bytes: give a file")
+        raise UsageError("--hash-file -: standard output carries the bytes: give a file")
     wishes = Wishes(
         total=options["count"],
         stable=options["stable"],

@@ -43,7 +43,7 @@ def check_command(
     """Judge each recipe, and fail if one is invalid."""
     if schema:
         if files or params or json:
-            raise UsageError("check: --schema: stands alone")
+            raise UsageError("--schema: stands alone")
         from json import dumps
 
         from zpipe.recipe.schema import schema as made

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import click
 
+from zpipe.commands.option_types import OneOf
 from zpipe.commands.speaking import write_out
 
 EXAMPLES = """\b
@@ -29,7 +30,7 @@ SCRIPTS = {"bash": "zpipe.bash", "zsh": "zpipe.zsh", "fish": "zpipe.fish"}
     options and their values by itself. zpipe-completion(1) tells where each shell looks for it.
     """,
 )
-@click.argument("shell", type=click.Choice(tuple(SCRIPTS)), metavar="SHELL")
+@click.argument("shell", type=OneOf(tuple(SCRIPTS)), metavar="SHELL")
 def completion_command(shell: str) -> None:
     """Print what is shipped."""
     write_out(script(shell))

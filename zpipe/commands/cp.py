@@ -8,8 +8,8 @@ from typing import Any, TypeVar
 import click
 
 from zpipe.commands.carrying import carry
+from zpipe.commands.option_types import SIZE, OneOf, number
 from zpipe.commands.options import (
-    SIZE,
     heeded,
     moving,
     no_contradiction,
@@ -66,7 +66,7 @@ _LONG = {
     "--link": "l",
     "--symbolic-link": "s",
 }
-_WHEN = click.Choice(("auto", "always", "never"))
+_WHEN = OneOf(("auto", "always", "never"))
 # what only the copying of paths knows; any of them asks for that
 _OF_TREES = (
     "update",
@@ -150,6 +150,8 @@ def _letter(*names: str, text: str) -> Callable[[F], F]:
     and renamed.
 
     With one of the options of cp, or more than one SRC, all of them are paths.
+
+    SIZE is like 64K, 1.5M or 1G, RATE a SIZE per second, TIME like 250ms, 10s or 1h30m.
     """,
 )
 @click.argument("operands", nargs=-1, metavar="SRC... [DST]")
@@ -167,9 +169,9 @@ def _letter(*names: str, text: str) -> Callable[[F], F]:
 @click.option(
     "--preserve",
     multiple=True,
-    metavar="ATTRS",
+    metavar="[=ATTRS]",
     expose_value=False,
-    help=f"Keep attributes: {', '.join(ATTRIBUTES)}, or all.",
+    help=f"Keep attributes; =ATTRS: {', '.join(ATTRIBUTES)}, or all; alone: as -p.",
 )
 @click.option(
     "--no-preserve",
@@ -186,8 +188,9 @@ def _letter(*names: str, text: str) -> Callable[[F], F]:
 @_letter("-u", text="Leave files that are not older than SRC.")
 @click.option(
     "--update",
-    type=click.Choice(("all", "older", "none")),
-    help="Which files to replace; alone: as -u.",
+    type=OneOf(("all", "older", "none")),
+    metavar="[=WHICH]",
+    help="Replace all files, older ones, or none; alone: as -u.",
 )
 @_letter("-i", "--interactive", text="Ask before a file is replaced.")
 @_letter("-f", "--force", text="Replace files that cannot be opened for writing.")
@@ -205,17 +208,26 @@ def _letter(*names: str, text: str) -> Callable[[F], F]:
     help="Leave out names, or with a slash paths below SRC, that match; repeatable.",
 )
 @click.option("--sparse", type=_WHEN, help="Keep holes (auto), make them of zeros, or fill them.")
-@click.option("--reflink", type=_WHEN, help="Share blocks where that goes, always, or never.")
+@click.option(
+    "--reflink",
+    type=_WHEN,
+    metavar="[=WHEN]",
+    help="Share blocks where that goes (auto), always, or never; alone: always.",
+)
 @click.option("--verify", is_flag=True, help="Read DST back from the disk, and compare.")
 @click.option("--checksum-file", metavar="FILE", help="Write a line for sha256sum -c per file.")
 @click.option("--resume", is_flag=True, help="Keep a journal, and go on where one ends.")
 @click.option(
-    "-j", "--jobs", type=click.IntRange(1, 256), metavar="N", help="Copy by N workers at once."
+    "-j",
+    "--jobs",
+    type=number(1, 256),
+    metavar="N",
+    help="Copy by N workers at once, 1 to 256 (as many as processors, 8 at the most).",
 )
 @click.option(
     "--executor",
     metavar="NAME",
-    help="processes, threads, MODULE:FACTORY, dask:ADDRESS or mpi.",
+    help="Copy by processes, threads, MODULE:FACTORY, dask:ADDRESS or mpi (processes).",
 )
 @click.option("--offset", type=SIZE, default=0, help="Begin at this byte of the source.")
 @click.option("--length", type=SIZE, help="Stop after this many bytes.")

@@ -100,7 +100,7 @@ def _cost(cost: Cost) -> list[str]:
     return [
         f"{_times(cost.cpu_copies, 'CPU copy', 'CPU copies')} and"
         f" {_times(cost.dma_copies, 'DMA copy', 'DMA copies')} of each byte, by the model",
-        f"about {number(cost.syscalls_per_mib)} system calls and"
+        f"about {_times(cost.syscalls_per_mib, 'system call', 'system calls')} and"
         f" {number(cost.switches_per_mib)} switches between user and kernel mode per MiB",
     ]
 

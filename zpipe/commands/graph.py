@@ -10,6 +10,7 @@ import click
 
 from zpipe.commands.board import DONE, Board, beyond
 from zpipe.commands.loading import foreseen_proxies, parameters
+from zpipe.commands.option_types import OneOf
 from zpipe.commands.speaking import columns, write_out
 from zpipe.errors import TransferError, UsageError, ZpipeError, open_failed, reason
 from zpipe.graph.drawings import FORMATS, Page, draw
@@ -31,7 +32,7 @@ EXAMPLES = """\b
 Examples:
   zpipe graph backup.yaml
   zpipe graph backup.yaml -o backup.svg
-  zpipe run merge.yaml --report run.json && zpipe graph merge.yaml --report run.json
+  zpipe graph backup.yaml --report run.json
   zpipe graph proxy.yaml --format mermaid >> README.md
 """
 
@@ -45,8 +46,9 @@ _BY_NAME = {".svg": "svg", ".dot": "dot", ".gv": "dot", ".mmd": "mermaid", ".mer
     epilog=EXAMPLES,
     help="""Draw what the recipe in FILE joins, with the movers that would carry each edge.
 
-    Nothing is opened but the recipe. With the report of a run, which may still go on, there are the
-    movers that did carry them, and bytes and rates. - is standard input.
+    Files that exist are looked at; nothing is connected to, created or started. With the report of
+    a run, which may still go on, there are the movers that did carry them, and bytes and rates. -
+    is standard input.
     """,
 )
 @click.argument("file", metavar="FILE")
@@ -54,7 +56,7 @@ _BY_NAME = {".svg": "svg", ".dot": "dot", ".gv": "dot", ".mmd": "mermaid", ".mer
 @click.option(
     "--format",
     "form",
-    type=click.Choice(tuple(FORMATS)),
+    type=OneOf(tuple(FORMATS)),
     help="How to draw it (what the name of the OUTPUT says, or text).",
 )
 @click.option("-o", "--output", metavar="OUTPUT", help="Write to this file.")

@@ -7,9 +7,9 @@ from typing import Any, TypeVar
 import click
 
 from zpipe.commands.carrying import Shown
+from zpipe.commands.option_types import DURATION, FD, PIPE_SIZE, RATE, SIZE, OneOf
 from zpipe.errors import UsageError
 from zpipe.graph.policy import NEEDS, SPILL_THEN, WHEN_FULL, Policy, has_effect
-from zpipe.units import parse_duration, parse_rate, parse_size
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -18,36 +18,6 @@ if TYPE_CHECKING:
     from zpipe.graph.model import Graph
 
 F = TypeVar("F", bound="Callable[..., Any]")
-
-
-def parse_fd(text: str) -> int:
-    """Return the number of an fd. Raises: UsageError  it is none."""
-    if not (text.isascii() and text.isdigit() and len(text) < 10):
-        raise UsageError(f"{text}: not an fd: give a number from 0")
-    return int(text)
-
-
-class Quantity(click.ParamType):  # type: ignore[type-arg,unused-ignore]
-    """An option's value read by one of the parsers of units."""
-
-    def __init__(self, name: str, parse: Callable[[str], float]):
-        self.name = name
-        self._parse = parse
-
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
-        """Return the number that a text names."""
-        if not isinstance(value, str):
-            return value
-        try:
-            return self._parse(value)
-        except UsageError as error:
-            self.fail(str(error), param, ctx)
-
-
-SIZE = Quantity("size", parse_size)
-RATE = Quantity("rate", parse_rate)
-DURATION = Quantity("time", parse_duration)
-FD = Quantity("fd", parse_fd)
 
 
 def _all(*options: Callable[[F], F]) -> Callable[[F], F]:
@@ -67,23 +37,25 @@ def moving(movers: Iterable[str]) -> Callable[[F], F]:
     return _all(
         click.option(
             "--via",
-            type=click.Choice(names),
+            type=OneOf(names),
             metavar="MOVER",
             help=f"Move by this mover, or fail: {', '.join(names)}.",
         ),
         click.option(
             "--no-via",
-            type=click.Choice(names),
+            type=OneOf(names),
             metavar="MOVER",
             multiple=True,
             help="Never by this one; repeatable.",
         ),
         click.option("--stable", is_flag=True, help="Clone or copy what would go by reference."),
-        click.option("--rate-limit", type=RATE, help="Bytes per second, at the most."),
+        click.option("--rate-limit", type=RATE, help="Bytes per second, at the most (no limit)."),
         click.option(
-            "--stall-timeout", type=DURATION, help="Give up when nothing moves for so long."
+            "--stall-timeout", type=DURATION, help="Give up when nothing moves for so long (never)."
         ),
-        click.option("--pipe-size", type=SIZE, help="Capacity of the private pipe (1M)."),
+        click.option(
+            "--pipe-size", type=PIPE_SIZE, help="Capacity of the private pipe, 4K to 2G (1M)."
+        ),
     )
 
 
@@ -92,7 +64,7 @@ def policies() -> Callable[[F], F]:
     return _all(
         click.option(
             "--when-full",
-            type=click.Choice(WHEN_FULL),
+            type=OneOf(WHEN_FULL),
             default="block",
             show_default=True,
             help="When an output, standard output too, takes no more: the others wait (block),"
@@ -109,7 +81,7 @@ def policies() -> Callable[[F], F]:
         ),
         click.option(
             "--spill-then",
-            type=click.Choice(SPILL_THEN),
+            type=OneOf(SPILL_THEN),
             help="When so much is spilled already (block).",
         ),
     )
@@ -120,13 +92,13 @@ def showing() -> Callable[[F], F]:
     return _all(
         click.option("--explain", is_flag=True, help="Show plan and outcome on standard error."),
         click.option(
-            "--dry-run", is_flag=True, help="Show the plan; open, connect and create nothing."
+            "--dry-run", is_flag=True, help="Show the plan; connect, create and start nothing."
         ),
         click.option("--json", is_flag=True, help="Report in JSON Lines on standard error."),
         click.option("--json-fd", type=FD, metavar="N", help="JSON Lines on fd N."),
         click.option(
             "--progress",
-            type=click.Choice(("auto", "always", "never")),
+            type=OneOf(("auto", "always", "never")),
             default="auto",
             show_default=True,
             help="On a terminal after a second, always, or never.",
@@ -175,7 +147,7 @@ def heeded(graph: Graph, options: dict[str, Any]) -> Graph:
 def no_contradiction(options: dict[str, Any]) -> None:
     """Raise: UsageError  a mover is both asked for and forbidden."""
     if options["via"] in options["no_via"]:
-        raise UsageError(f"{options['via']} is both asked for (--via) and forbidden (--no-via)")
+        raise UsageError(f"--via and --no-via: {options['via']} is both asked for and forbidden")
 
 
 def not_here(letters: dict[str, str], why: str) -> Callable[[F], F]:
@@ -183,7 +155,7 @@ def not_here(letters: dict[str, str], why: str) -> Callable[[F], F]:
 
     def refuse(ctx: click.Context, param: click.Parameter, value: Any) -> None:
         if value and not ctx.resilient_parsing:
-            raise UsageError(f"{ctx.info_name}: {param.opts[0]}: {why}")
+            raise UsageError(f"{param.opts[0]}: {why}")
 
     return _all(
         *(

@@ -122,10 +122,10 @@ def tee_graph(
         raise UsageError("tee: nothing to write to: give an output, or leave out --no-stdout")
     if split_size is not None:
         if not split_size:
-            raise UsageError("tee: --split-size 0: a part must have a byte at least")
+            raise UsageError("--split-size 0: a part must have a byte at least")
         if not split:
             raise UsageError(
-                "tee: --split-size: no output's name has a place for a number, like part-%04d.bin"
+                "--split-size: no output's name has a place for a number, like part-%04d.bin"
             )
     return joined([_STANDARD], sinks, wishes)
 

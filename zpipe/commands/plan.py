@@ -43,8 +43,8 @@ class Plan(click.Command):
     help=f"""Show how bytes would go, at what cost and why, and do nothing.
 
     FILE is a recipe, or - for one on standard input. COMMAND is {", ".join(_DRY)} or proxy, with
-    its own options and operands; a recipe of such a name is written ./{_DRY[0]}. Nothing is
-    opened, connected to, created or started.
+    its own options and operands; a recipe of such a name is written ./{_DRY[0]}. Files that exist
+    are looked at; nothing is connected to, created or started.
     """,
 )
 @click.argument(
@@ -59,7 +59,7 @@ def plan_command(
     """Find out what is to be planned, and show its plan."""
     name, *rest = words
     if name in PLANNED and params:
-        raise UsageError("plan: -p: is for a recipe; the options of a command stand behind it")
+        raise UsageError("-p: is for a recipe; the options of a command stand behind it")
     if name in _DRY:
         _of_command(ctx, name, [*(["--json"] if json else []), *rest])
     elif name == "proxy":
@@ -87,7 +87,7 @@ def _of_proxy(ctx: click.Context, words: list[str], *, json: bool) -> None:
     with COMMAND.make_context("proxy", words, parent=ctx) as inner:
         settings = settings_of(inner)
         if inner.params["stdio"]:
-            raise UsageError("plan: --stdio: is not planned: only proxies that listen are")
+            raise UsageError("--stdio: is not planned: only proxies that listen are")
     show_plan([], [("", forecast(settings))], json=json)
 
 

@@ -12,9 +12,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from typing import Any
 
-    from rich.progress import Progress as RichProgress
-    from rich.progress import Task, TaskID
-
+    from zpipe.commands.bars import Bars
     from zpipe.engine.report import HopReport, OutletReport
 
 _FIRST = 1.0  # seconds before anything is shown: most runs are over by then
@@ -57,28 +55,24 @@ class Progress(Display):
     def __init__(self, *, at_once: bool, name: str | None = None, size: int | None = None):
         super().__init__(name=name, size=size)
         self._from = time.monotonic() + (0.0 if at_once else _FIRST)
-        self._display: RichProgress | None = None
-        self._tasks: list[TaskID] = []
+        self._display: Bars | None = None
 
     def show(self, hop: HopReport, past: int = 0) -> None:
         """Draw the state of a hop; loads the library on first use."""
         if time.monotonic() < self._from:
             return
         if self._display is None:
-            self._display = self._start(several=len(hop.outlets) > 1)
+            self._display = _bars(several=len(hop.outlets) > 1)
         total = self._expected(hop, past)
         for place, (name, state) in enumerate(self._rows(hop, past)):
-            if place == len(self._tasks):
-                self._tasks.append(self._display.add_task(name, total=total, **state))
-            self._display.update(self._tasks[place], description=name, total=total, **state)
-        self._display.refresh()
+            self._display.show(place, name, total=total, **state)
+        self._display.draw()
 
     def close(self) -> None:
         """Take the display away. What is shown next begins a new one."""
         if self._display is not None:
-            self._display.stop()
+            self._display.close()
         self._display = None
-        self._tasks = []
 
     def _rows(self, hop: HopReport, past: int) -> list[tuple[str, dict[str, Any]]]:
         """Return name and state of what has a line of its own: each output, or the hop."""
@@ -99,49 +93,15 @@ class Progress(Display):
         name = self._name or f"{hop.source} -> {hop.sink}"
         return [(name, {"completed": moved, "how": hop.mover, "average": average})]
 
-    def _start(self, *, several: bool) -> RichProgress:
-        from rich.console import Console
-        from rich.progress import (
-            BarColumn,
-            DownloadColumn,
-            ProgressColumn,
-            TextColumn,
-            TimeRemainingColumn,
-        )
-        from rich.progress import Progress as RichProgress
-        from rich.table import Column
-        from rich.text import Text
 
-        class Speed(ProgressColumn):
-            """In the units of the bytes beside it; rich's own column counts by thousands."""
+def _bars(*, several: bool) -> Bars:
+    """Return the display; of an output that is behind the others, its state matters most."""
+    from zpipe.commands.bars import Bars, Field
 
-            def render(self, task: Task) -> Text:
-                speed = task.speed or task.fields["average"]  # no window at the first sight
-                text = f"{format_size(speed)}/s" if speed else ""
-                return Text(text, style="progress.data.speed")
-
-        name = TextColumn(
-            "{task.description}",
-            markup=False,
-            table_column=Column(overflow="ellipsis", no_wrap=True, ratio=1),
-        )
-        how = TextColumn("{task.fields[how]}", markup=False, table_column=Column(no_wrap=True))
-        bar = BarColumn(bar_width=20)
-        rest = [] if several else [TimeRemainingColumn()]
-        display = RichProgress(
-            name,
-            bar,
-            DownloadColumn(binary_units=True),
-            Speed(),
-            *rest,
-            how,
-            console=Console(stderr=True),
-            auto_refresh=False,
-            transient=True,
-            speed_estimate_period=5,
-        )
-        display.start()
-        return display
+    if several:
+        state = Field("how", 25)  # `spilling, 1.50 MiB behind`
+        return Bars(after=[state], bar_from=110, speed_from=70, time_from=None)
+    return Bars(after=[Field("how", 10, 80)], bar_from=70, time_from=50)
 
 
 class Lines(Display):

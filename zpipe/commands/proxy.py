@@ -20,8 +20,8 @@ if TYPE_CHECKING:
 EXAMPLES = """\b
 Examples:
   zpipe proxy db.internal:5432
-  zpipe proxy --listen :80 --balance least-conn 10.0.0.1:80 '10.0.0.2:80?weight=2'
-  zpipe proxy --listen :443 --route-sni '*.example.org=10.0.0.1:443' 10.0.0.9:443
+  zpipe proxy --listen :80 --balance first 10.0.0.1:80 10.0.0.2:80
+  zpipe proxy --listen :443 --route-sni 'a.org=10.0.0.1:443' 10.0.0.9:443
   zpipe proxy --listen :6379 --mirror 'staging:6379?sample=10%' 127.0.0.1:6380
   ssh -o ProxyCommand='zpipe proxy --stdio %h:%p' host
 """
@@ -36,6 +36,8 @@ Examples:
     UPSTREAM is HOST:PORT, [V6]:PORT, unix:PATH or unix:@NAME; of several, one that ends in
     ?weight=2 gets twice as many connections. SIGTERM drains, SIGHUP reopens the log and resolves
     names again, SIGUSR1 writes a line of status.
+
+    SIZE is like 64K, 1.5M or 1G, RATE a SIZE per second, TIME like 250ms, 10s or 1h30m.
     """,
 )
 @click.argument("upstreams", nargs=-1, type=UPSTREAM, metavar="[UPSTREAM]...")

@@ -9,7 +9,7 @@ from typing import Any
 
 import click
 
-from zpipe.commands.options import DURATION, RATE, SIZE, Quantity
+from zpipe.commands.option_types import DURATION, PIPE_SIZE, RATE, SIZE, OneOf, Quantity, number
 from zpipe.proxy import wishes
 from zpipe.proxy.addresses import parse_address
 from zpipe.units import parse_duration
@@ -91,14 +91,10 @@ def _or_never(text: str) -> float:
     return NEVER if text == "never" else parse_duration(text)
 
 
-def _number(least: int, most: int) -> Quantity:
-    return Quantity("n", wishes.whole(least, most))
-
-
 UPSTREAM = _wish("upstream", wishes.parse_upstream)
 _LISTEN = _wish("addr", _listen_address)
 _CIDR = _wish("cidr", _networks)
-_SOME = _number(1, 1 << 30)
+_SOME = number(1, 1 << 30)
 
 _LISTENING = _section(
     "Listening",
@@ -114,20 +110,21 @@ _LISTENING = _section(
     ),
     _option(
         "--accept-proxy",
-        type=click.Choice(("optional", "required")),
+        type=OneOf(("optional", "required")),
         metavar="[=MODE]",
-        help="Clients begin with a PROXY header, version 1 or 2 (required), or may (optional).",
+        help="Clients begin with a PROXY header, version 1 or 2 (required), or may (optional);"
+        " alone: required.",
     ),
     _option(
         "--trust-proxy",
         type=_CIDR,
         multiple=True,
-        help="Take such a header from these addresses only; repeatable.",
+        help="Take such a header from these addresses only, such as 10.0.0.0/8; repeatable (all).",
     ),
     _option(
         "--workers",
-        type=_number(1, 256),
-        help="So many processes share the connections (1).",
+        type=number(1, 256),
+        help="So many processes share the connections, 1 to 256 (1).",
     ),
     _option(
         "--user",
@@ -140,7 +137,7 @@ _UPSTREAMS = _section(
     "Upstreams",
     _option(
         "--balance",
-        type=click.Choice(("round-robin", "least-conn", "first", "source")),
+        type=OneOf(("round-robin", "least-conn", "first", "source")),
         metavar="HOW",
         default="round-robin",
         help="Which UPSTREAM is next: round-robin (in turn, the default), least-conn (the least"
@@ -148,8 +145,8 @@ _UPSTREAMS = _section(
     ),
     _option(
         "--retries",
-        type=_number(0, 100),
-        help="Try so many others when one cannot be connected to (2).",
+        type=number(0, 100),
+        help="Try so many others when one cannot be connected to, 0 to 100 (2).",
     ),
     _option(
         "--check",
@@ -178,7 +175,7 @@ _UPSTREAMS = _section(
     ),
     _option(
         "--send-proxy",
-        type=click.Choice(("v1", "v2")),
+        type=OneOf(("v1", "v2")),
         metavar="VERSION",
         help="Tell upstreams of the client in a PROXY header: v1 or v2.",
     ),
@@ -201,26 +198,39 @@ _LIMITS = _section(
     _option("--max-connections", type=_SOME, help="So many at once (what fds allow)."),
     _option(
         "--when-full",
-        type=click.Choice(("refuse", "queue")),
+        type=OneOf(("refuse", "queue")),
         help="More than that are closed (refuse), or wait to be accepted (queue, the default).",
     ),
-    _option("--per-source", type=_SOME, help="So many at once from one address."),
-    _option("--rate-limit", type=RATE, help="Bytes per second of each connection, at the most."),
-    _option("--total-rate-limit", type=RATE, help="And of all together."),
-    _option("--allow", type=_CIDR, multiple=True, help="Serve these addresses only; repeatable."),
-    _option("--deny", type=_CIDR, multiple=True, help="Do not serve these; repeatable."),
+    _option("--per-source", type=_SOME, help="So many at once from one address (no limit)."),
+    _option(
+        "--rate-limit",
+        type=RATE,
+        help="Bytes per second of each connection, at the most (no limit).",
+    ),
+    _option("--total-rate-limit", type=RATE, help="And of all together (no limit)."),
+    _option(
+        "--allow",
+        type=_CIDR,
+        multiple=True,
+        help="Serve these addresses only, such as 10.0.0.0/8 or ::1; repeatable (all).",
+    ),
+    _option("--deny", type=_CIDR, multiple=True, help="Do not serve these; repeatable (none)."),
 )
 _TIMEOUTS = _section(
     "Timeouts",
     _option("--connect-timeout", type=DURATION, help="Longest wait for an UPSTREAM (5s)."),
-    _option("--idle-timeout", type=DURATION, help="End a connection in which nothing moves."),
+    _option(
+        "--idle-timeout",
+        type=DURATION,
+        help="End a connection in which nothing moves for so long (never).",
+    ),
     _option(
         "--half-closed-timeout",
         type=_wish("time", _or_never),
         help="End a connection of which one side has ended, when nothing moves for so long; or"
         " never (60s).",
     ),
-    _option("--max-lifetime", type=DURATION, help="End every connection after so long."),
+    _option("--max-lifetime", type=DURATION, help="End every connection after so long (never)."),
     _option(
         "--opening-timeout",
         type=DURATION,
@@ -231,24 +241,30 @@ _TIMEOUTS = _section(
         type=DURATION,
         help="On SIGTERM, wait so long for connections to end (30s).",
     ),
-    _option("--exit-idle-time", type=DURATION, help="End after so long without a connection."),
+    _option(
+        "--exit-idle-time", type=DURATION, help="End after so long without a connection (never)."
+    ),
 )
 _OPERATION = _section(
     "Operation",
     _option("--no-splice", is_flag=True, help="Read and write only."),
-    _option("--pipe-size", type=SIZE, help="Capacity of the pipes that splice uses (1M)."),
     _option(
-        "--access-log", metavar="FILE", help="A line for each connection; - is standard output."
+        "--pipe-size", type=PIPE_SIZE, help="Capacity of the pipes that splice uses, 4K to 2G (1M)."
+    ),
+    _option(
+        "--access-log",
+        metavar="FILE",
+        help="A line for each connection; - is standard output (none).",
     ),
     _option(
         "--access-format",
-        type=click.Choice(("text", "json")),
+        type=OneOf(("text", "json")),
         help="The form of those lines (text).",
     ),
     _option("--metrics", type=_LISTEN, help="Serve /metrics (Prometheus) and /healthz there."),
     _option(
         "--progress",
-        type=click.Choice(("auto", "always", "never")),
+        type=OneOf(("auto", "always", "never")),
         default="auto",
         show_default=True,
         help="On a terminal, always, or never.",

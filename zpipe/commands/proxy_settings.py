@@ -80,18 +80,16 @@ def _no_contradiction(
     if options["stdio"]:
         for name in _NEED_LISTENER:
             if name in given:
-                raise UsageError(f"proxy: {_flag(name)}: cannot be beside --stdio")
+                raise UsageError(f"{_flag(name)}: cannot be beside --stdio")
     for name, other in _NEED_OTHER.items():
         if name in given and other not in given:
-            raise UsageError(f"proxy: {_flag(name)}: has no effect without {_flag(other)}")
+            raise UsageError(f"{_flag(name)}: has no effect without {_flag(other)}")
     if upstreams and options["route_default"]:
         raise UsageError(
-            "proxy: --route-default: is what an UPSTREAM without a name is: give one or the other"
+            "--route-default: is what an UPSTREAM without a name is: give one or the other"
         )
     if not upstreams and not options["route_sni"]:
         raise UsageError("proxy: no upstream: give an address like 10.0.0.1:5432")
-    if options["pipe_size"] is not None and not 4096 <= options["pipe_size"] <= 1 << 31:
-        raise UsageError("proxy: --pipe-size: give 4K to 2G")
 
 
 def _flag(name: str) -> str:
@@ -185,13 +183,13 @@ def _flat(groups: Iterable[tuple[Any, ...]]) -> tuple[Any, ...]:
 
 def _known_names(user: str | None, group: str | None) -> None:
     """Raise: UsageError  there is no such user or group, or we may not become them."""
-    from zpipe.proxy.listening import number_of
+    from zpipe.proxy.users import number_of
 
     for what, name, own in (("user", user, os.geteuid()), ("group", group, os.getegid())):
         if name is None:
             continue
         number = number_of(what, name)
         if number is None:
-            raise UsageError(f"proxy: --{what}: no {what} is named {name}")
+            raise UsageError(f"--{what}: no {what} is named {name}")
         if os.geteuid() != 0 and number != own:
-            raise UsageError(f"proxy: --{what} {name}: only root may become another {what}")
+            raise UsageError(f"--{what} {name}: only root may become another {what}")

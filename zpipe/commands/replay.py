@@ -7,7 +7,7 @@ from typing import Any
 
 import click
 
-from zpipe.commands.options import DURATION, Quantity
+from zpipe.commands.option_types import DURATION, OneOf, Quantity, number
 from zpipe.commands.speaking import show, tell
 from zpipe.errors import StalledError, TransferError, UsageError, VerifyError, ZpipeError
 from zpipe.units import format_duration, format_size
@@ -20,7 +20,7 @@ EXAMPLES = """\b
 Examples:
   zpipe replay /var/tmp/capture localhost:5433
   zpipe replay --pace fast --compare /var/tmp/capture unix:/run/new.sock
-  zpipe replay --id 20260401T101500.250000-4711-1 --speed 10 capture localhost:8080
+  zpipe replay --id 20260401T101500.250000-4711-1 capture localhost:8080
 """
 VERSION = 1
 
@@ -36,15 +36,7 @@ def parse_factor(text: str) -> float:
     return factor
 
 
-def parse_jobs(text: str) -> int:
-    """Return a number of connections. Raises: UsageError  it is none."""
-    if not (text.isascii() and text.isdigit() and len(text) < 6 and int(text)):
-        raise UsageError(f"{text}: not a number of connections: give one from 1 to 99999")
-    return int(text)
-
-
 FACTOR = Quantity("factor", parse_factor)
-JOBS = Quantity("number", parse_jobs)
 
 
 @click.command(
@@ -54,7 +46,7 @@ JOBS = Quantity("number", parse_jobs)
 
     CAPTURE is the folder, UPSTREAM is HOST:PORT or unix:PATH. What the client sent is sent again,
     at the times of the capture or as fast as the answers come; answers are read and thrown away,
-    or compared with those of the capture.
+    or compared with those of the capture. TIME is like 250ms, 10s or 1h30m.
     """,
 )
 @click.argument("capture")
@@ -64,14 +56,21 @@ JOBS = Quantity("number", parse_jobs)
 )
 @click.option(
     "--pace",
-    type=click.Choice(("original", "fast")),
+    type=OneOf(("original", "fast")),
     default="original",
     show_default=True,
     help="At the times of the capture; or one connection after the other, and each chunk as soon"
     " as there is as much of the answer as the client had seen when it sent it.",
 )
-@click.option("--speed", type=FACTOR, help="Divide the times of the original pace by this (1).")
-@click.option("-j", "--jobs", type=JOBS, help="Connections at a time at the fast pace (1).")
+@click.option(
+    "--speed", type=FACTOR, help="Divide the times of the original pace by this, as 2 or 0.5 (1)."
+)
+@click.option(
+    "-j",
+    "--jobs",
+    type=number(1, 99_999),
+    help="Connections at a time at the fast pace, 1 to 99999 (1).",
+)
 @click.option("--compare", is_flag=True, help="Compare the answers; a difference is exit 3.")
 @click.option(
     "--timeout", type=DURATION, help="Give up a connection on which nothing moves for so long (5s)."

@@ -28,7 +28,7 @@ Examples:
   zpipe run nightly.yaml
   zpipe run backup.yaml -p SOURCE=/dev/sdb -p HOST=10.0.0.7
   zpipe run backup.yaml --dry-run
-  zpipe run merge.yaml --report run.json && zpipe graph merge.yaml --report run.json
+  zpipe run merge.yaml --report run.json
 """
 
 

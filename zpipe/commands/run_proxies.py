@@ -15,8 +15,8 @@ from zpipe.commands.records import VERSION, Records
 from zpipe.commands.run_progress import FOR_PEOPLE, Screen
 from zpipe.commands.serving import Opened
 from zpipe.errors import UsageError, ZpipeError
-from zpipe.proxy.front import drop_rights
 from zpipe.proxy.server import serve
+from zpipe.proxy.users import drop_rights
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

@@ -6,9 +6,10 @@ The same for `zpipe proxy` and for the proxies of a recipe. Knows no options and
 from __future__ import annotations
 
 from zpipe.errors import UsageError
-from zpipe.proxy.listening import close_all, leads_to, open_listeners, passed
+from zpipe.proxy.activation import passed
+from zpipe.proxy.listening import close_all, no_loop, open_listeners
+from zpipe.proxy.plan import Plan
 from zpipe.proxy.resolver import resolve_first
-from zpipe.proxy.service import Plan
 from zpipe.proxy.settings import Address
 
 TYPE_CHECKING = False
@@ -40,7 +41,7 @@ class Opened:
                     places = (_default(plan),)
                 self.listeners.append(open_listeners(places, workers=workers))
             for plan, listeners in zip(self.plans, self.listeners, strict=True):
-                _no_loop(listeners[0], plan)
+                no_loop(plan.targets, listeners[0])
         except BaseException:
             self.close()
             raise
@@ -77,14 +78,6 @@ def _default(plan: Plan) -> Address:
     if any(place[0] in (host, "0.0.0.0") for _, place in first.addresses):
         raise UsageError(f"{address.text}: is on this machine, at the same port: give --listen")
     return Address("tcp", f"{host}:{address.port}", host=host, port=address.port)
-
-
-def _no_loop(listeners: list[Listener], plan: Plan) -> None:
-    """Raise: UsageError  an upstream or a mirror is the proxy itself."""
-    for target in plan.targets:
-        for listener in listeners:
-            if any(leads_to(listener, *place) for place in target.addresses):
-                raise UsageError(f"{target.name}: is the proxy itself, at {listener.address}")
 
 
 def _summary(settings: Settings, listeners: list[Listener]) -> str:

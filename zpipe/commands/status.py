@@ -8,7 +8,7 @@ from typing import Any
 
 import click
 
-from zpipe.commands.options import DURATION
+from zpipe.commands.option_types import DURATION
 from zpipe.commands.proxy_progress import as_rich, as_text, draws, live, view
 from zpipe.commands.speaking import write_out
 from zpipe.errors import TransferError, UsageError, ZpipeError
@@ -26,7 +26,7 @@ EXAMPLES = """\b
 Examples:
   zpipe status
   zpipe status --watch
-  zpipe status 127.0.0.1:9100 --json | jq .connections
+  zpipe status 127.0.0.1:9100 --json | jq .connections.active
 """
 
 _NONE = "status: no proxy of this user is running here"
@@ -38,7 +38,7 @@ _NONE = "status: no proxy of this user is running here"
     help="""Show how the proxies of this user do, or the one whose --metrics are at ADDR.
 
     ADDR is HOST:PORT or unix:PATH. Without it, those are shown that run in this network namespace;
-    root sees those of all users.
+    root sees those of all users. TIME is like 250ms, 10s or 1h30m.
     """,
 )
 @click.argument("addr", required=False, metavar="[ADDR]")

@@ -8,8 +8,8 @@ from typing import Any
 import click
 
 from zpipe.commands.carrying import carry
+from zpipe.commands.option_types import SIZE, OneOf
 from zpipe.commands.options import (
-    SIZE,
     heeded,
     moving,
     no_contradiction,
@@ -27,7 +27,7 @@ EXAMPLES = """\b
 Examples:
   make 2>&1 | zpipe tee build.log
   producer | zpipe tee copy.bin >(sha256sum >sum) tcp://mirror:9000 | consumer
-  producer | zpipe tee 'unix:/run/tap?when_full=detach&detach_after=500ms' | consumer
+  producer | zpipe tee '/run/tap?when_full=detach&detach_after=500ms' | consumer
   producer | zpipe tee --no-stdout --split-size 1G 'part-%04d.bin'
 """
 
@@ -54,6 +54,8 @@ class Tee(click.Command):
     as they come. An OUT may end in ?when_full=POLICY, and in detach_after, spill_max, spill_dir
     and spill_then, for itself alone. Unlike GNU tee, one whose reader has gone ends nobody else:
     --output-error is warn-nopipe unless given.
+
+    SIZE is like 64K, 1.5M or 1G, RATE a SIZE per second, TIME like 250ms, 10s or 1h30m.
     """,
 )
 @click.argument("outs", nargs=-1, metavar="[OUT]...")
@@ -62,10 +64,10 @@ class Tee(click.Command):
 @click.option("-p", "pipes", is_flag=True, help="The same as --output-error=warn-nopipe.")
 @click.option(
     "--output-error",
-    type=click.Choice(tuple(OUTPUT_ERRORS)),
-    metavar="MODE",
+    type=OneOf(tuple(OUTPUT_ERRORS)),
+    metavar="[=MODE]",
     help="When an output fails: tell of it and go on (warn), or end (exit); warn-nopipe and"
-    " exit-nopipe: a pipe whose reader has gone is no failure.",
+    " exit-nopipe: a pipe whose reader has gone is no failure. Without MODE: warn-nopipe.",
 )
 @click.option("--no-stdout", is_flag=True, help="Leave standard output alone.")
 @click.option(
@@ -79,7 +81,7 @@ def tee_command(outs: tuple[str, ...], **options: Any) -> None:
     no_contradiction(options)
     mode = options["output_error"]
     if options["pipes"] and mode not in (None, TEE_DEFAULT):
-        raise UsageError(f"tee: -p and --output-error={mode} exclude each other")
+        raise UsageError(f"-p and --output-error={mode} exclude each other")
     basis = tee_policy(mode or TEE_DEFAULT)
     policy = policy_of(options, on_error=basis.on_error, may_leave=basis.may_leave, sigpipe=False)
     if options["ignore_interrupts"]:

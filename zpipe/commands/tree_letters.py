@@ -72,7 +72,10 @@ def _fold(word: str, found: dict[str, Any]) -> None:
         elif name in ATTRIBUTES:
             names.add(name)
         else:
-            raise UsageError(f"{option}={text}: {name}: known are {', '.join(ATTRIBUTES)}, all")
+            from zpipe.spelling import known_are
+
+            known = known_are(name, [*ATTRIBUTES, "all"])
+            raise UsageError(f"{option}={text}: unknown attribute {name or '(empty)'}: {known}")
     if option == "--preserve":
         found["preserve"] |= names
         if text != "all":

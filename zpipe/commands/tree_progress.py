@@ -6,14 +6,9 @@ import os
 import time
 from abc import ABC, abstractmethod
 
-from zpipe.units import format_size
-
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from typing import Any
-
-    from rich.progress import Progress, Task, TaskID
-
+    from zpipe.commands.bars import Bars
     from zpipe.tree.report import TreeReport
 
 _FIRST = 1.0  # seconds before anything is shown: most runs are over by then
@@ -65,75 +60,37 @@ class Bar(Display):
 
     def __init__(self, *, at_once: bool):
         self._from = time.monotonic() + (0.0 if at_once else _FIRST)
-        self._display: Progress | None = None
-        self._task: TaskID | None = None
+        self._display: Bars | None = None
 
     def show(self, report: TreeReport) -> None:
         """Draw; loads the library on first use."""
         if time.monotonic() < self._from:
             return
-        state: dict[str, Any] = {
-            "files": f"{report.files}/{report.found}" + ("" if report.walked else "+"),
-            "what": "on disk" if report.sync else "written",
-            "average": report.moved / report.seconds if report.seconds else 0,
-        }
-        total = report.expected or None  # while the walk goes on: so far
         if self._display is None:
-            self._display = self._start()
-            self._task = self._display.add_task(report.at_hand, total=total, **state)
-        assert self._task is not None
-        self._display.update(
-            self._task,
+            self._display = _bars()
+        self._display.show(
+            0,
+            report.at_hand,
             completed=report.moved,
-            total=total,
-            description=report.at_hand,
-            **state,
+            total=report.expected or None,  # while the walk goes on: so far
+            files=f"{report.files}/{report.found}{'' if report.walked else '+'} files",
+            what="on disk" if report.sync else "written",
+            average=report.moved / report.seconds if report.seconds else 0,
         )
-        self._display.refresh()
+        self._display.draw()
 
     def close(self) -> None:
         if self._display is not None:
-            self._display.stop()
+            self._display.close()
         self._display = None
 
-    def _start(self) -> Progress:
-        from rich.console import Console
-        from rich.progress import (
-            BarColumn,
-            DownloadColumn,
-            Progress,
-            ProgressColumn,
-            TextColumn,
-            TimeRemainingColumn,
-        )
-        from rich.table import Column
-        from rich.text import Text
 
-        class Speed(ProgressColumn):
-            """In the units of the bytes beside it."""
+def _bars() -> Bars:
+    from zpipe.commands.bars import Bars, Field
 
-            def render(self, task: Task) -> Text:
-                speed = task.speed or task.fields["average"]
-                return Text(f"{format_size(speed)}/s" if speed else "", style="progress.data.speed")
-
-        name = TextColumn(
-            "{task.description}",
-            markup=False,
-            table_column=Column(overflow="ellipsis", no_wrap=True, ratio=1),
-        )
-        whole = Column(no_wrap=True)
-        display = Progress(
-            name,
-            TextColumn("{task.fields[files]} files", markup=False, table_column=whole),
-            BarColumn(bar_width=16),
-            DownloadColumn(binary_units=True),
-            TextColumn("{task.fields[what]}", markup=False, table_column=whole),
-            Speed(),
-            TimeRemainingColumn(),
-            console=Console(stderr=True),
-            auto_refresh=False,
-            transient=True,
-            speed_estimate_period=5,
-        )
-        display.start()
-        return display
+    return Bars(
+        before=[Field("files", 18)],
+        after=[Field("what", 7, 80)],
+        bar_from=100,
+        time_from=70,
+    )

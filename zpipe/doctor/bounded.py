@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 LONGEST = 1.0  # seconds for one question
 _ALL = 15.0  # seconds for all of them
 _TO_END = 50  # milliseconds for a child that has said all it will
-_TO_DIE = 0.1  # seconds after SIGKILL: a child that is still there cannot be killed now
+_TO_DIE = 2.0  # seconds after SIGKILL: a child that is still there cannot be killed now
 
 
 class Patience:
@@ -110,7 +110,6 @@ def _read(reader: int, seconds: float) -> bytes | None:
 
 def _end(child: int) -> int | None:
     """See the child out. Returns: its status; None: it cannot be killed now."""
-    end = time.monotonic() + _TO_DIE
     try:
         pidfd = os.pidfd_open(child)
     except (OSError, AttributeError):
@@ -125,6 +124,7 @@ def _end(child: int) -> int | None:
         if found:
             return status
         os.kill(child, signal.SIGKILL)
+        end = time.monotonic() + _TO_DIE
         while time.monotonic() < end:
             found, status = os.waitpid(child, os.WNOHANG)
             if found:

@@ -32,8 +32,8 @@ CAPABILITIES = {
 LIBRARIES = ("click", "PyYAML", "msgspec", "rich", "prometheus-client")
 # and what they are for
 OPTIONAL = {
-    "distributed": "cp --exec dask",
-    "mpi4py": "cp --exec mpi",
+    "distributed": "cp --executor dask",
+    "mpi4py": "cp --executor mpi",
     "matplotlib": "bench --plot",
 }
 # cgroup v1 paths, and v2 ones where the namespace is the host's

@@ -64,10 +64,10 @@ def parse(text: str, *, sink: bool) -> Endpoint:
         scheme = ""
     elif scheme not in KINDS:
         if rest.startswith("//"):
-            known = ", ".join(name for name in KINDS if name != "-")
-            raise UsageError(
-                f"{text}: unknown scheme {scheme}: known are {known}; a path: ./{text}"
-            )
+            from zpipe.spelling import known_are
+
+            known = known_are(scheme, [name for name in KINDS if name != "-"])
+            raise UsageError(f"{text}: unknown scheme {scheme}: {known}; a path: ./{text}")
         scheme = ""
     if not scheme:
         if not text:
@@ -95,9 +95,10 @@ def _split_options(text: str, rest: str, kind: EndpointKind) -> tuple[str, dict[
     for part in query.split("&"):
         name, equals, value = part.partition("=")
         if name not in kind.options:
-            known = ", ".join(kind.options)
+            from zpipe.spelling import known_are
+
             raise UsageError(
-                f"{text}: unknown option {name or '(empty)'}: {kind.name}: has {known}"
+                f"{text}: unknown option {name or '(empty)'}: {known_are(name, kind.options)}"
             )
         if not equals or not value:
             raise UsageError(f"{text}: option {name}: give a value, {name}=...")

@@ -105,6 +105,7 @@ class End:
         self.waits_for_child = False  # `finish` has something to say also of an end that was cut
         self.process: Process | None = None
         self.room: int | None = None  # bytes until `turn` must be called; None: it never is
+        self.parts = 0  # files that are complete and in their place, before this one
 
     def port(self) -> OpenFd:
         """Return what a mover may see of this end."""

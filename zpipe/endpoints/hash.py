@@ -100,9 +100,11 @@ class Hash(EndpointKind):
         # those with a length of their own choosing would need one
         known = sorted(each for each in hashlib.algorithms_guaranteed if "shake" not in each)
         if endpoint.address not in known:
+            from zpipe.spelling import known_are
+
+            name = endpoint.address
             raise UsageError(
-                f"{endpoint.text}: unknown algorithm {endpoint.address or '(empty)'}:"
-                f" known are {', '.join(known)}"
+                f"{endpoint.text}: unknown algorithm {name or '(empty)'}: {known_are(name, known)}"
             )
 
     def open_source(self, endpoint: Endpoint, opening: Opening) -> End:

@@ -52,7 +52,6 @@ class SplitEnd(End):
     def __init__(self, open_part: Callable[[int], End], size: int, name: str):
         self._open_part = open_part
         self._size = size
-        self._number = 0
         self._part = open_part(0)
         super().__init__(self._part.fd, name, self._part.facts)
         self.room = size
@@ -64,8 +63,8 @@ class SplitEnd(End):
     def turn(self, waiter: Waiter) -> None:
         self._part.finish(waiter)
         self._part.close()
-        self._number += 1
-        part = self._open_part(self._number)
+        self.parts += 1
+        part = self._open_part(self.parts)
         self._part, self.fd, self.facts, self.room = part, part.fd, part.facts, self._size
         part.prepare()
 
@@ -73,7 +72,7 @@ class SplitEnd(End):
         self.fd = -1
         self._part.finish(waiter, complete=complete)
         self.notes += self._part.notes
-        self.notes.append(f"{self._number + 1} files")
+        self.notes.append(f"{self.parts + 1} files")
 
     def close(self) -> None:
         self.fd = -1

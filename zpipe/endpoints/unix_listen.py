@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import os
 import socket
 
-from zpipe.endpoints import sockets
+from zpipe.endpoints import sockets, unix_path
 from zpipe.endpoints.contract import (
     End,
     EndpointKind,
@@ -45,14 +44,17 @@ class UnixListen(sockets.SocketKind):
         path = address if isinstance(address, str) else None
         with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_CLOEXEC) as listener:
             try:
-                listener.bind(address)
+                if path is None:
+                    listener.bind(address)
+                else:
+                    known_by = unix_path.bind(listener, path)
             except OSError as error:
                 raise open_failed(endpoint.text, "listen", error) from error
             try:
                 try:
                     if path is not None:
-                        # before listen(): until then nobody can connect, whatever the umask
-                        os.chmod(path, option(endpoint, "mode", mode, 0o600))
+                        # before listen(): until then nobody can connect
+                        unix_path.give(path, known_by, option(endpoint, "mode", mode, 0o600))
                     listener.listen(1)
                     listener.setblocking(False)
                 except OSError as error:
@@ -63,7 +65,7 @@ class UnixListen(sockets.SocketKind):
             finally:
                 if path is not None:
                     try:
-                        os.unlink(path)
+                        unix_path.remove(path, known_by)
                     except FileNotFoundError:
                         pass  # somebody else has tidied up
 

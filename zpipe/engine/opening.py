@@ -14,7 +14,7 @@ from zpipe.endpoints.gather import identity
 from zpipe.errors import TransferError, UsageError, onto_itself, open_failed
 from zpipe.facts import NEVER_CLONES
 from zpipe.kernel.clone import clone
-from zpipe.kernel.errnos import CLONE_REFUSED, LEASE_REFUSED
+from zpipe.kernel.errnos import LEASE_REFUSED
 from zpipe.kernel.lease import Lease
 from zpipe.values import replace
 
@@ -163,22 +163,20 @@ def _lease(source: End) -> Lease | None:
 def _use_clone(source: End) -> None:
     """Read from an unlinked clone instead, where the filesystem shares blocks; else do nothing."""
     facts = source.facts
-    if facts.filesystem in NEVER_CLONES or facts.stable or not facts.size:
+    if facts.filesystem in NEVER_CLONES or facts.stable or not facts.size or not facts.owned:
         return
-    directory = os.path.dirname(os.readlink(f"/proc/self/fd/{source.fd}"))
     try:
+        directory = os.path.dirname(os.readlink(f"/proc/self/fd/{source.fd}"))
         copy = os.open(directory, os.O_TMPFILE | os.O_RDWR | os.O_CLOEXEC, 0o600)
     except OSError:
-        return  # a read-only directory, or no O_TMPFILE here: bytes will be copied
+        return  # a read-only directory, or no O_TMPFILE or /proc here: bytes will be copied
     try:
         clone(source.fd, copy)
         os.lseek(copy, os.lseek(source.fd, 0, os.SEEK_CUR), os.SEEK_SET)
-        if facts.owned:
-            os.dup2(copy, source.fd, inheritable=False)
-            source.facts = replace(facts, stable=True)
-            source.notes.append("the source was cloned first: what is written to it does not show")
-    except OSError as error:
-        if error.errno not in CLONE_REFUSED:
-            raise
+        os.dup2(copy, source.fd, inheritable=False)
+        source.facts = replace(facts, stable=True)
+        source.notes.append("the source was cloned first: what is written to it does not show")
+    except OSError:
+        pass  # blocks are not shared here, or a full disk has no place for the clone: likewise
     finally:
         os.close(copy)

@@ -26,6 +26,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from zpipe.endpoints.contract import End
     from zpipe.engine.branch import Branch
     from zpipe.engine.feedback import Feedback
     from zpipe.engine.waiting import EngineWaiter
@@ -102,10 +103,14 @@ class Sinks:
 
     def outcome(self) -> str:
         """Return what became of the bytes, for an error."""
-        kept = [branch for branch in self.live if not branch.end.provisional]
-        if not kept:
-            return "nothing was put in place"
-        return ", ".join(f"{branch.end.name} took {branch.pump.moved} bytes" for branch in kept)
+        told = []
+        for branch in self.live:
+            end = branch.end
+            if not end.provisional:
+                told.append(f"{end.name} took {branch.pump.moved} bytes")
+            elif end.parts:
+                told.append(f"{end.name}: {_in_place(end)}")
+        return ", ".join(told) or "nothing was put in place"
 
     # What goes wrong
 
@@ -132,12 +137,14 @@ class Sinks:
         if error is not None and branch.policy.on_error == "stop":
             if not provisional:
                 error.args = (f"{error}; {branch.pump.moved} bytes were delivered",)
+            elif branch.end.parts:
+                error.args = (f"{error}; {_in_place(branch.end)}",)
             branch.outlet.state, branch.outlet.error = state, text
             raise error
         if text is not None:
             place = f"dropped at byte {branch.pump.moved}"
             if provisional:
-                place = "nothing was put in place"
+                place = _in_place(branch.end)
             text = f"{text}; {place}" + (", the others go on" if self.live else "")
         self._note_drop(branch, text, state)
 
@@ -180,3 +187,10 @@ class Sinks:
         """Release everything but the ends."""
         for branch in self.branches:
             branch.close()
+
+
+def _in_place(end: End) -> str:
+    """Return what is left of a provisional end that was not finished."""
+    if not end.parts:
+        return "nothing was put in place"
+    return f"{end.parts} file{'s were' if end.parts > 1 else ' was'} put in place"

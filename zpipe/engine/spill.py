@@ -66,16 +66,15 @@ class Spill:
     def store(self, reader: int, count: int) -> int:
         """Take up to `count` bytes that wait in a pipe; return how many, 0: there is no room.
 
-        Raises: OSError  the file cannot be written.
+        Raises: OSError  the file cannot be written, or the next one not be made.
         """
-        if not self._segments or self._segments[-1].written >= SEGMENT:
-            self._segments.append(_Segment(self._folder))
-        last = self._segments[-1]
-        count = min(count, self.room, SEGMENT - last.written)
-        if count <= 0:
+        if min(count, self.room) <= 0:
             return 0
         try:
-            moved = self._write(reader, last, count)
+            if not self._segments or self._segments[-1].written >= SEGMENT:
+                self._segments.append(_Segment(self._folder))
+            last = self._segments[-1]
+            moved = self._write(reader, last, min(count, self.room, SEGMENT - last.written))
         except OSError as error:
             if error.errno not in _NO_SPACE:
                 raise

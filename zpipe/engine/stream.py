@@ -121,8 +121,6 @@ class UnderWay:
         self._note_process(node, source)
         if not self._opened:
             self._open_sinks(source, wishes)
-            if not self._sinks:
-                return
         self._refuse_output(source)
         if wishes.total is not None:
             left = wishes.total - self._moved
@@ -204,7 +202,10 @@ class UnderWay:
         return needs_fan(policies, parts=any(end.room is not None for end, _, _ in self._sinks))
 
     def _open_sinks(self, source: End, wishes: Wishes) -> None:
-        """Open each sink; one that cannot be had is dropped where the others may go on."""
+        """Open each sink; one that cannot be had is dropped where the others may go on.
+
+        Raises: ZpipeError  it is one for whose sake all stop, or none is left.
+        """
         stream = self._stream
         alone = len(stream.sinks) == 1
         if not alone and not wishes.skip:
@@ -219,11 +220,8 @@ class UnderWay:
             except (TransferError, StalledError) as error:
                 if alone or policy.on_error == "stop":
                     raise
-                if not (policy.may_leave and getattr(error, "errno", None) == errno.EPIPE):
-                    outlet.error, outlet.state = str(error), "failed"
-                    self._feedback.dropped(outlet)
-                else:
-                    outlet.state = "left"
+                outlet.error, outlet.state = str(error), "failed"
+                self._feedback.dropped(outlet)
                 continue
             outlet.sink = end.name
             outlet.node = node.id
@@ -233,7 +231,6 @@ class UnderWay:
             self._sinks.append((end, policy, outlet))
         if not self._sinks:
             self._judge()
-            self._left = True
 
     def _prepare(self) -> None:
         for end, _, _ in self._sinks:

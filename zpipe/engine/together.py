@@ -41,7 +41,9 @@ if TYPE_CHECKING:
     from zpipe.graph.wiring import Stream, Wiring
 
 _AT_THE_END = frozenset({"file", "hash", "null", "pattern"})  # kinds that nobody has before
-_PARTING = 1.0  # seconds that streams have to end, once they were asked twice
+# seconds that streams have to end, once they were asked twice: a child that heeds no SIGTERM is
+# killed within one
+_PARTING = 3.0
 
 
 def carry_together(wiring: Wiring, feedback: Feedback, stop: Stop, report: Report) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from zpipe.errors import UsageError
+from zpipe.spelling import choice
 from zpipe.units import parse_duration, parse_size
 from zpipe.values import Value, replace
 
@@ -39,22 +40,13 @@ class Policy(Value):
     sigpipe: bool = True
 
 
-def _one_of(choices: tuple[str, ...]) -> Callable[[str], str]:
-    def read(text: str) -> str:
-        if text not in choices:
-            raise UsageError(f"{text}: give {', '.join(choices[:-1])} or {choices[-1]}")
-        return text
-
-    return read
-
-
 # name of the option, as it is written behind an address -> how its value is read
 OPTIONS: dict[str, Callable[[str], Any]] = {
-    "when_full": _one_of(WHEN_FULL),
+    "when_full": choice(WHEN_FULL),
     "detach_after": parse_duration,
     "spill_max": parse_size,
     "spill_dir": str,
-    "spill_then": _one_of(SPILL_THEN),
+    "spill_then": choice(SPILL_THEN),
 }
 
 

@@ -11,7 +11,7 @@ FS_IOC_GETVERSION = 0x80087601  # _IOR('v', 1, long), of 64-bit kernels
 
 # statfs(2) f_type; names as in facts.NEVER_CLONES. ext2, ext3 and ext4 share one number.
 _FILESYSTEMS = {
-    0xEF53: "ext",
+    0xEF53: "ext4",  # and ext2 and ext3, which its code serves as a rule
     0x01021994: "tmpfs",
     0x858458F6: "ramfs",
     0x9123683E: "btrfs",
@@ -48,11 +48,6 @@ def status_flags(fd: int) -> int:
     return fcntl.fcntl(fd, fcntl.F_GETFL)
 
 
-def set_nonblocking(fd: int, on: bool = True) -> None:
-    """Set or clear O_NONBLOCK; for fds that are ours alone, since the description is shared."""
-    os.set_blocking(fd, not on)
-
-
 def filesystem(fd: int) -> str | None:
     """Return the name of the filesystem that an fd lives on; None for one not in the table.
 
@@ -67,7 +62,7 @@ def filesystem(fd: int) -> str | None:
                 words = line.split()
                 if words[2] == wanted:
                     name = words[words.index(b"-") + 1].decode()
-                    return "ext" if name in ("ext2", "ext3", "ext4") else _known(name)
+                    return "ext4" if name in ("ext2", "ext3", "ext4") else _known(name)
     except OSError:
         pass  # no /proc here
     import ctypes

@@ -69,12 +69,17 @@ class MoveFault(Exception):
 
 
 class Fit(Value):
-    """Whether a mover can serve a pair as far as facts tell; `why` not; a `caveat` if it does."""
+    """Whether a mover can serve a pair as far as facts tell; `why` not; a `caveat` if it does.
+
+    `slower`: it can, and another one is quicker for a reason that can be told: it is chosen only
+    where it is asked for by name, or where nothing else is left.
+    """
 
     ok: bool
     why: str = ""
     caveat: str = ""
     by_reference: bool = False  # the sink may see what is written to the source later
+    slower: str = ""
 
 
 def refuse(why: str) -> Fit:

@@ -6,7 +6,7 @@ import os
 
 from zpipe.kernel import holes
 from zpipe.kernel.errnos import COPY_RANGE_REFUSED
-from zpipe.kernel.transfer import CHUNK, SMALL, copy_file_range
+from zpipe.kernel.transfer import CHUNK, copy_file_range
 from zpipe.movers.contract import (
     ENDED,
     Cost,
@@ -19,7 +19,7 @@ from zpipe.movers.contract import (
     Tuning,
     refuse,
 )
-from zpipe.movers.cost import MIB, dma
+from zpipe.movers.cost import MIB, dma, few
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -112,13 +112,11 @@ class CopyRange(Mover):
             return refuse("the size is 0: empty or virtual")
         if sink.append:
             return refuse("the sink appends (O_APPEND)")
-        if source.size <= SMALL and not source.has_holes:
-            return refuse(f"{source.size} bytes are few: read and write are quicker")
         if source.filesystem in ("proc", "sysfs"):
             return refuse(f"{source.filesystem} answers 0 bytes")
         if source.identity and sink.identity and source.identity[0] != sink.identity[0]:
             return refuse("source and sink are on different filesystems")
-        return Fit(True)
+        return Fit(True, slower="" if source.has_holes else few(source))
 
     def cost(self, source: FdFacts, sink: FdFacts) -> Cost:
         return Cost(1, dma(source, sink), MIB / CHUNK)

@@ -8,6 +8,8 @@ the device gathers from scattered pages (MSG_SPLICE_PAGES).
 
 from __future__ import annotations
 
+from zpipe.kernel.transfer import SMALL
+
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from zpipe.facts import FdFacts
@@ -52,3 +54,10 @@ def _devices(facts: FdFacts) -> int:
     if facts.on_disk:
         return 0 if facts.filesystem in ("tmpfs", "ramfs", "proc", "sysfs") else 1
     return 1 if facts.type in ("tcp", "datagram") and facts.route not in (None, "lo") else 0
+
+
+def few(source: FdFacts) -> str:
+    """Return why read and write are quicker for a file that is this small, or ''."""
+    if source.type != "regular" or source.size is None or source.size > SMALL:
+        return ""
+    return f"{source.size} bytes are few: read and write are quicker"

@@ -32,7 +32,7 @@ def piece_into(sink: FdFacts) -> int:
     machine whose host takes free memory back has no warm pages: 512 MiB took 0.9 s of the
     processor by 1 MiB at once, and 0.3 s by 128 KiB (6.18).
     """
-    return _INTO_EXT if sink.filesystem == "ext" and sink.type == "regular" else _WHOLE
+    return _INTO_EXT if sink.filesystem == "ext4" and sink.type == "regular" else _WHOLE
 
 
 class Pump:

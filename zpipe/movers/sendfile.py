@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 
 from zpipe.kernel.errnos import SPLICE_REFUSED
-from zpipe.kernel.transfer import CHUNK, SMALL, sendfile
+from zpipe.kernel.transfer import CHUNK, sendfile
 from zpipe.movers.contract import (
     ENDED,
     WAIT_SINK,
@@ -18,7 +18,7 @@ from zpipe.movers.contract import (
     Tuning,
     refuse,
 )
-from zpipe.movers.cost import MIB, dma, into_pipe, out_of_pipe
+from zpipe.movers.cost import MIB, dma, few, into_pipe, out_of_pipe
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -65,8 +65,6 @@ class Sendfile(Mover):
             return refuse("the source is not a file")
         if source.size == 0:
             return refuse("the size is 0: empty or virtual")
-        if source.type == "regular" and source.size is not None and source.size <= SMALL:
-            return refuse(f"{source.size} bytes are few: read and write are quicker")
         if why := refused_by_splice(sink):
             return refuse(why)
         if sink.may_block:
@@ -103,12 +101,12 @@ def refused_by_splice(sink: FdFacts) -> str:
 def by_reference(source: FdFacts, sink: FdFacts) -> Fit:
     """Return the answer of a mover that fits, with the caveat of pages passed by reference."""
     if not (source.on_disk and sink.holds_references) or source.stable or source.direct:
-        return Fit(True)
+        return Fit(True, slower=few(source))
     caveat = (
         "pages go by reference: what is written to the source before the reader has"
         " consumed them shows through (--stable copies)"
     )
-    return Fit(True, caveat=caveat, by_reference=True)
+    return Fit(True, caveat=caveat, by_reference=True, slower=few(source))
 
 
 MOVER: Mover = Sendfile()

@@ -8,7 +8,6 @@ written; the pipe never holds more than one drain's bytes, and is closed, never 
 from __future__ import annotations
 
 from zpipe.kernel.pipes import CAPACITY, Pipe
-from zpipe.kernel.transfer import SMALL
 from zpipe.movers.contract import (
     ENDED,
     Cost,
@@ -77,10 +76,8 @@ class Splice(Mover):
     syscalls = frozenset({"splice"})
 
     def fits(self, source: FdFacts, sink: FdFacts) -> Fit:
-        if source.type == "regular" and source.size is not None and source.size <= SMALL:
-            if source.size == 0:
-                return refuse("the size is 0: empty or virtual")
-            return refuse(f"{source.size} bytes are few: read and write are quicker")
+        if source.type == "regular" and source.size == 0:
+            return refuse("the size is 0: empty or virtual")
         if source.keeps_boundaries:
             return refuse("the source keeps message boundaries, which splice loses")
         if source.type == "other":

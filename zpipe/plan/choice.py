@@ -58,16 +58,22 @@ def choose(source: FdFacts, sink: FdFacts, wishes: Wishes) -> HopPlan:
             raise UsageError(f"--via {wishes.via}: {fit.why}")
         return HopPlan((_candidate(wishes.via, source, sink, fit),), (), _network(wishes.via, sink))
     candidates: list[Candidate] = []
+    slower: list[Candidate] = []
     refusals: list[Refusal] = []
     for name in _order(source, sink):
         if name in ON_REQUEST and not _asked(name, source, sink):
             fit = refuse(f"only on request (--via {name})")
         else:
             fit = _fit(name, source, sink, wishes)
-        if fit.ok:
+        if fit.ok and fit.slower:
+            slower.append(_candidate(name, source, sink, fit))
+        elif fit.ok:
             candidates.append(_candidate(name, source, sink, fit))
-        elif not candidates:
-            refusals.append(Refusal(name, fit.why))
+        if not candidates:
+            refusals.append(Refusal(name, fit.why or fit.slower))
+    if not candidates and slower:
+        candidates = slower
+        refusals = [each for each in refusals if each.name != slower[0].name]
     if not candidates:
         reasons = "; ".join(f"{refusal.name}: {refusal.why}" for refusal in refusals)
         raise UsageError(f"no mover is left: {reasons}")

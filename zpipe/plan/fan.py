@@ -5,7 +5,7 @@ from __future__ import annotations
 from zpipe.errors import UsageError
 from zpipe.movers import MOVERS
 from zpipe.movers.contract import Cost, Fit, refuse
-from zpipe.movers.cost import MIB, by_user, dma, into_pipe, out_of_pipe
+from zpipe.movers.cost import MIB, by_user, dma, few, into_pipe, out_of_pipe
 from zpipe.movers.drain import BUFFER
 from zpipe.movers.pump import piece_into
 from zpipe.movers.sendfile import refused_by_splice
@@ -28,7 +28,6 @@ WAYS_TO_ONE = {
     "splice": "splice through private pipes, and through a file where the sink is slow",
     "plain": "read into a buffer, write to the sink",
 }
-_SMALL = 32 * 1024
 _ROUND = MIB
 
 
@@ -49,10 +48,10 @@ def choose_fan(source: FdFacts, sinks: Sequence[FdFacts], wishes: Wishes) -> Hop
     refusals: list[Refusal] = []
     for name in ways:
         fit = _fit(name, source, sinks, wishes)
-        if fit.ok:
+        if fit.ok and not (fit.slower and "plain" not in wishes.without):
             candidates.append(_candidate(name, source, sinks, fit))
         elif not candidates:
-            refusals.append(Refusal(name, fit.why))
+            refusals.append(Refusal(name, fit.why or fit.slower))
     if not candidates:
         reasons = "; ".join(f"{refusal.name}: {refusal.why}" for refusal in refusals)
         raise UsageError(f"no way to several sinks is left: {reasons}")
@@ -104,15 +103,16 @@ def _fit(name: str, source: FdFacts, sinks: Sequence[FdFacts], wishes: Wishes) -
         return refuse("/dev/null answers splice with EINVAL; a read of it ends at once")
     if source.on_disk and source.direct:
         return refuse("the source wants aligned reads (O_DIRECT)")
-    if source.type == "regular" and source.size is not None and source.size <= _SMALL:
-        return refuse(f"{source.size} bytes are few: read and write are quicker")
+    if source.type == "regular" and source.size == 0:
+        return refuse("the size is 0: empty or virtual")
     references = source.on_disk and not source.stable
     if not (references and any(sink.holds_references for sink in sinks)):
-        return Fit(True)
+        return Fit(True, slower=few(source))
     if wishes.stable:
         return refuse("its pages would go by reference, and --stable asks for copies")
     return Fit(
         True,
+        slower=few(source),
         caveat="pages go by reference: what is written to the source before the readers have"
         " consumed them shows through (--stable copies)",
         by_reference=True,

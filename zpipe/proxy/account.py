@@ -16,7 +16,8 @@ if TYPE_CHECKING:
 
     from zpipe.proxy.capture import Recorder
     from zpipe.proxy.mirror import MirrorService
-    from zpipe.proxy.service import Plan, Service
+    from zpipe.proxy.plan import Plan
+    from zpipe.proxy.service import Service
     from zpipe.proxy.upstreams import Target
 
     _Key = tuple[str, str, int]  # route, name, and which of those that are named twice

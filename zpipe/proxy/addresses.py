@@ -14,6 +14,7 @@ from zpipe.endpoints.unix import socket_address
 from zpipe.errors import UsageError
 from zpipe.graph.model import Endpoint
 from zpipe.proxy.settings import Address
+from zpipe.spelling import known_are
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -126,8 +127,7 @@ def read_options(text: str, parts: Iterable[str], known: Iterable[str]) -> dict[
             raise UsageError(f"{text}: option {name}: this address has none")
         if name not in known:
             raise UsageError(
-                f"{text}: unknown option {name or '(empty)'}:{meant(name, known)}"
-                f" known are {', '.join(known)}"
+                f"{text}: unknown option {name or '(empty)'}: {known_are(name, known)}"
             )
         if not equals or not value:
             raise UsageError(f"{text}: option {name}: give a value, {name}=...")
@@ -135,15 +135,6 @@ def read_options(text: str, parts: Iterable[str], known: Iterable[str]) -> dict[
             raise UsageError(f"{text}: option {name}: given twice")
         options[name] = value
     return options
-
-
-def meant(name: str, known: Iterable[str]) -> str:
-    """Return ` did you mean NAME?` for a misspelt name, else an empty text."""
-    # only a mistake pays for it
-    from difflib import get_close_matches
-
-    near = get_close_matches(name.replace("-", "_"), known, n=1)
-    return f" did you mean {near[0]}?" if near else ""
 
 
 def resolve(address: Address, *, passive: bool = False) -> list[tuple[int, Any]]:

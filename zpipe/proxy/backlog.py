@@ -115,7 +115,7 @@ class Backlog:
         try:
             self._spill = Spill(default_folder(), most, Counter())
         except OSError as error:
-            raise Lost(word(error), 0) from error
+            raise Lost(_of_file(error), 0) from error
         self._most = most
         last = self._items.pop()
         if isinstance(last, tuple):
@@ -150,7 +150,7 @@ class Backlog:
             while left and (moved := spill.store(pipe.reader, left)):
                 left -= moved
         except OSError as error:
-            why = word(error)
+            why = _of_file(error)
         else:
             why = "spill-full" if spill.size + left > self._most else "no-space"
         self.size += count - left
@@ -195,6 +195,12 @@ class Backlog:
 def word(error: OSError) -> str:
     """Return a word of a bounded set for an error."""
     return _WORDS.get(error.errno or 0, "error")
+
+
+def _of_file(error: OSError) -> str:
+    """Return the word for what a file says: where there is no folder, a mirror may be there."""
+    why = word(error)
+    return why if why in ("no-fds", "no-space") else "error"
 
 
 _WORDS = {

@@ -24,8 +24,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from zpipe.kernel.pipes import Pipe
-    from zpipe.proxy.capture import Tape
     from zpipe.proxy.capture_folder import Folder
+    from zpipe.proxy.capture_tape import Tape
 
 # why recordings are given up; or the kernel's answer
 GIVEN_UP = {

@@ -15,6 +15,7 @@ import itertools
 import json
 import os
 import re
+import stat
 import threading
 from contextlib import contextmanager
 from time import monotonic, sleep
@@ -79,8 +80,22 @@ class Folder:
             raise UsageError(f"{self.name}: capture: {reason(error)}") from error
 
     def open(self, name: str, flags: int) -> int:
-        """Open a file in it, for us alone if it is new. Raises: OSError."""
-        return os.open(name, flags | os.O_CLOEXEC, 0o600, dir_fd=self._fd)
+        """Open a file in it, for us alone if it is new.
+
+        Raises: OSError  also where somebody else has put a file of his there: he could read what
+                         is written to it, or have another file overwritten.
+        """
+        if not flags & os.O_CREAT:
+            flags |= os.O_NONBLOCK  # a FIFO must not be waited for
+        fd = os.open(name, flags | os.O_CLOEXEC, 0o600, dir_fd=self._fd)
+        if flags & os.O_EXCL:
+            return fd
+        found = os.fstat(fd)
+        ours = found.st_uid in (os.geteuid(), 0) and found.st_nlink <= 1  # 0: another has come
+        if not (ours and stat.S_ISREG(found.st_mode)):
+            os.close(fd)
+            raise OSError(f"{name} is a file of somebody else, or a link")
+        return fd
 
     def remove(self, name: str) -> None:
         """Remove a file from it, if it is there."""

@@ -22,10 +22,11 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any
 
-    from zpipe.proxy.capture import Recorder, Tape
+    from zpipe.proxy.capture import Recorder
+    from zpipe.proxy.capture_tape import Tape
     from zpipe.proxy.expiry import Expiry
     from zpipe.proxy.listening import Listener
-    from zpipe.proxy.mirror import MirrorTap
+    from zpipe.proxy.mirror_tap import MirrorTap
     from zpipe.proxy.service import Service
     from zpipe.proxy.upstreams import Target
 
@@ -128,7 +129,7 @@ class Connection(Opening):
                 code = sock.connect_ex(address)
             except OSError as error:  # a name of a UNIX socket that is too long
                 code = error.errno or errno.EINVAL
-            if code == errno.EAGAIN and self._may_wait(target):
+            if code == errno.EAGAIN and self._may_wait():
                 sock.close()
                 service.loop.later(_RETRY_FULL, self.connect)
                 return
@@ -152,7 +153,8 @@ class Connection(Opening):
             return
         self.close("no-upstream", reset=True)
 
-    def _may_wait(self, target: Target) -> bool:
+    def _may_wait(self) -> bool:
+        """Tell whether a UNIX listener whose backlog is full may be asked again."""
         now = self.service.loop.now
         self._full_since = self._full_since or now
         return now - self._full_since < self.service.settings.timeouts.connect
@@ -204,10 +206,10 @@ class Connection(Opening):
         target.connections += 1
         self._took = service.loop.now - self._started
         client = self.client
-        if service.burdens:
-            service.burden(self)
+        if service.burdens is not None:
+            service.burdens.lay_on(self)
         if service.settings.header.send != "no":
-            self._send_header()
+            self._introduce()
             if self._ended:
                 return
         client.readable = True
@@ -249,29 +251,6 @@ class Connection(Opening):
         self._waits = expiry
         if expiry is not None:
             expiry.add(self)
-
-    def _send_header(self) -> None:
-        """Tell the upstream who the client is, before anything else."""
-        from zpipe.proxy.header import LOCAL, build
-
-        header = self._header
-        tlvs = header.tlvs if header is not None else b""
-        destination: Any
-        if header is not None and self._source is not None:
-            destination = header.destination
-        else:
-            destination = self.client.sock.getsockname()
-        source = self._source or self._peer
-        pair = [
-            (end[0].removeprefix("::ffff:"), end[1]) if isinstance(end, tuple) else end or None
-            for end in (source, destination)
-        ]
-        version = self.service.settings.header.send
-        assert version != "no"
-        if version == "v2" and not isinstance(pair[0], tuple):
-            self.client.give(LOCAL)
-        else:
-            self.client.give(build(version, pair[0], pair[1], tlvs))
 
     def record(self, recorder: Recorder) -> Tape:
         """Begin a tape of this connection."""

@@ -1,7 +1,7 @@
 """What a worker counts, and the one form in which it is told.
 
-`snapshot` of a server (see `server`) is a mapping that JSON can carry; `merged` adds up those of
-several workers. Metrics, status and progress are made of snapshots, and of nothing else.
+The snapshot of a worker (see `account`) is a mapping that JSON can carry; `merged` adds up those of
+several. Metrics, status and progress are made of snapshots, and of nothing else.
 
 Under `former`, by name, is what a reload has taken out of use: it may still have connections, and
 what it has counted stays counted. `shown` makes of that what people and scrapers see.

@@ -1,4 +1,7 @@
-"""Who may come in: addresses that are allowed or denied, and how many from one address."""
+"""Who may come in: from which addresses, how many from one, and how many the fds are enough for.
+
+Counts who was let in, and nothing else; whoever is refused is turned away by others.
+"""
 
 from __future__ import annotations
 

@@ -11,19 +11,22 @@ import os
 import socket
 import stat
 
+from zpipe.endpoints import unix_path
 from zpipe.errors import UsageError, reason
 from zpipe.kernel.network import STREAM, do_not_pace
+from zpipe.proxy.activation import described, named, passed
 from zpipe.proxy.addresses import resolve, shown
+from zpipe.proxy.users import number_of
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping
+    from collections.abc import Iterable, Mapping, Sequence
     from typing import Any
 
     from zpipe.proxy.settings import Address
+    from zpipe.proxy.upstreams import Target
 
 _BACKLOG = 4096  # the kernel cuts it to net.core.somaxconn
-_FIRST_PASSED = 3  # SD_LISTEN_FDS_START
 _INET = (socket.AF_INET, socket.AF_INET6)
 # the machine, or this namespace of it, has no IPv6
 _NO_FAMILY = (errno.EAFNOSUPPORT, errno.EADDRNOTAVAIL)
@@ -49,22 +52,21 @@ class Listener:
         self._identity: tuple[int, int] | None = None
         self._maker = os.getpid()
 
-    def remove_at_close(self, path: str) -> None:
-        """Take the path that was just bound as this listener's own. Raises: OSError."""
+    def bind_path(self, path: str) -> None:
+        """Bind to a path, which is removed by close; nobody can connect yet. Raises: OSError."""
+        self._identity = unix_path.bind(self.socket, path)
         self.path = path
-        self._identity = _identity(path)
 
     def hand_over(self, address: Address) -> None:
         """Give the path, which is there, another mode and owner.
 
         Raises: UsageError  `ADDRESS: listen: REASON`.
         """
-        if self.path is None:
+        if self.path is None or self._identity is None:
             return
+        mode = 0o600 if address.mode is None else address.mode
         try:
-            if _identity(self.path) != self._identity:
-                raise UsageError(f"{address.text}: listen: {self.path} is another file by now")
-            _hand_over(self.path, _owner(address), address)
+            unix_path.give(self.path, self._identity, mode, _owner(address))
         except OSError as error:
             raise UsageError(f"{address.text}: listen: {reason(error)}") from error
 
@@ -75,10 +77,9 @@ class Listener:
         if not self.owned and self.socket.fileno() <= 2:
             self.socket.detach()  # a standard fd stays open, or its number goes to something else
             return
-        if self.path is not None and self._maker == os.getpid():
+        if self.path is not None and self._identity and self._maker == os.getpid():
             try:
-                if _identity(self.path) == self._identity:
-                    os.unlink(self.path)
+                unix_path.remove(self.path, self._identity)
             except OSError:
                 pass  # gone, or not ours to remove after --user; the next start replaces it
         self.socket.close()
@@ -89,11 +90,6 @@ def close_all(listeners: Iterable[list[Listener]]) -> None:
     for own in listeners:
         for listener in own:
             listener.close()
-
-
-def _identity(path: str) -> tuple[int, int]:
-    found = os.lstat(path)
-    return found.st_dev, found.st_ino
 
 
 def open_listeners(
@@ -115,11 +111,11 @@ def open_listeners(
             if not fds:
                 raise UsageError("listen: no address was given, and no socket passed in")
             for fd, name in fds:
-                _share(found, _take(fd, _called(fd, name)))
+                _share(found, _take(fd, described(fd, name)))
         for address in addresses:
             before = len(found[0])
             if address.kind == "fd":
-                for fd, called in _named(address, environment):
+                for fd, called in named(address, environment):
                     if any(listener.socket.fileno() == fd for listener in found[0]):
                         raise UsageError(f"{called}: listen: is given twice")
                     _share(found, _take(fd, called))
@@ -141,40 +137,7 @@ def _share(found: list[list[Listener]], listener: Listener) -> None:
         one.append(listener)
 
 
-# Socket activation: sd_listen_fds(3)
-
-
-def passed(environment: Mapping[str, str] = os.environ) -> list[tuple[int, str]]:
-    """Return fds and names of the sockets that were passed to this process; none is looked at."""
-    count = environment.get("LISTEN_FDS", "")
-    if environment.get("LISTEN_PID") != str(os.getpid()) or not count.isdecimal():
-        return []
-    names = environment.get("LISTEN_FDNAMES", "").split(":")
-    names += [""] * (int(count) - len(names))
-    return [(_FIRST_PASSED + place, names[place]) for place in range(int(count))]
-
-
-def _named(address: Address, environment: Mapping[str, str]) -> list[tuple[int, str]]:
-    """Return the fds that `fd:N` or `fd:NAME` means, and what messages call them."""
-    fds = passed(environment)
-    if address.path.isdecimal():
-        number = int(address.path)
-        return [(number, _called(number, dict(fds).get(number, "")))]
-    found = [(fd, _called(fd, name)) for fd, name in fds if name == address.path]
-    if not found:
-        names = ", ".join(dict.fromkeys(name for _, name in fds if name))
-        what = f"passed are {names}" if names else "none was passed by name"
-        raise UsageError(f"{address.text}: listen: no passed socket has this name; {what}")
-    return found
-
-
-def fds_of(address: Address, environment: Mapping[str, str] = os.environ) -> list[int]:
-    """Return the fds that `fd:N` or `fd:NAME` means. Raises: UsageError  none has this name."""
-    return [fd for fd, _ in _named(address, environment)]
-
-
-def _called(fd: int, name: str) -> str:
-    return f"fd {fd} ({name})" if name else f"fd {fd}"
+# Passed in
 
 
 def _take(fd: int, name: str) -> Listener:
@@ -312,21 +275,21 @@ def _address_of(end: socket.socket) -> str:
 
 def _listen_unix(address: Address) -> Listener:
     ((_, place),) = resolve(address)
-    owner = _owner(address)
+    _owner(address)  # nothing is made for one who is not there
     end = socket.socket(socket.AF_UNIX, STREAM)
     listener = Listener(end, shown(socket.AF_UNIX, place))
     try:
-        try:
-            end.bind(place)
-        except OSError as error:
-            if error.errno != errno.EADDRINUSE or not isinstance(place, str):
-                raise
-            _remove_stale(place, address)
-            end.bind(place)
         if isinstance(place, str):
-            listener.remove_at_close(place)
-            # before listen: until then nobody can connect, whatever the umask
-            _hand_over(place, owner, address)
+            try:
+                listener.bind_path(place)
+            except OSError as error:
+                if error.errno != errno.EADDRINUSE:
+                    raise
+                _remove_stale(place, address)
+                listener.bind_path(place)
+            listener.hand_over(address)  # before listen: until then nobody can connect
+        else:
+            end.bind(place)
         end.listen(_BACKLOG)
     except OSError as error:
         listener.close()
@@ -335,12 +298,6 @@ def _listen_unix(address: Address) -> Listener:
         listener.close()
         raise
     return listener
-
-
-def _hand_over(path: str, owner: tuple[int, int], address: Address) -> None:
-    if owner != (-1, -1):
-        os.chown(path, *owner, follow_symlinks=False)
-    os.chmod(path, 0o600 if address.mode is None else address.mode)
 
 
 def _owner(address: Address) -> tuple[int, int]:
@@ -379,20 +336,15 @@ def _number(address: Address, what: str, name: str | None) -> int:
     return number
 
 
-def number_of(what: str, name: str) -> int | None:
-    """Return the number of a `user` or `group`, by name or number; None: there is none."""
-    if name.isascii() and name.isdigit():
-        return int(name) if int(name) < (1 << 32) - 1 else None  # the last one means "as it is"
-    try:
-        if what == "user":
-            import pwd
+# Upstreams that are the proxy itself
 
-            return pwd.getpwnam(name).pw_uid
-        import grp
 
-        return grp.getgrnam(name).gr_gid
-    except KeyError:
-        return None
+def no_loop(targets: Iterable[Target], listeners: Sequence[Listener]) -> None:
+    """Raise: UsageError  an upstream or a mirror is the proxy itself."""
+    for target in targets:
+        for listener in listeners:
+            if any(leads_to(listener, *place) for place in target.addresses):
+                raise UsageError(f"{target.name}: is the proxy itself, at {listener.address}")
 
 
 def leads_to(listener: Listener, family: int, place: Any) -> bool:

@@ -1,8 +1,8 @@
 """The beginning of a connection: who the client is, and what it opens with.
 
 The first bytes are looked at without being taken, but for a PROXY header, which may name another
-source; the name in a ClientHello chooses the upstreams. Refuses to know how an upstream is found
-and connected to, and who is welcome.
+source; the name in a ClientHello chooses the upstreams. What is known of the client is told to the
+upstream from here. Refuses to know how one is found and connected to, and who is welcome.
 """
 
 from __future__ import annotations
@@ -176,6 +176,29 @@ class Opening(ABC):
             return source if isinstance(source, str) and source else "unix"
         host = self.address()
         return f"[{host}]:{source[1]}" if ":" in host else f"{host}:{source[1]}"
+
+    def _introduce(self) -> None:
+        """Tell the upstream who the client is by a PROXY header, before anything else."""
+        from zpipe.proxy.header import LOCAL, build
+
+        header = self._header
+        tlvs = header.tlvs if header is not None else b""
+        destination: Any
+        if header is not None and self._source is not None:
+            destination = header.destination
+        else:
+            destination = self.client.sock.getsockname()
+        source = self._source or self._peer
+        pair = [
+            (end[0].removeprefix("::ffff:"), end[1]) if isinstance(end, tuple) else end or None
+            for end in (source, destination)
+        ]
+        version = self.service.settings.header.send
+        assert version != "no"
+        if version == "v2" and not isinstance(pair[0], tuple):
+            self.client.give(LOCAL)
+        else:
+            self.client.give(build(version, pair[0], pair[1], tlvs))
 
 
 def _later(event: int) -> None:

@@ -1,5 +1,5 @@
 """One captured connection, played back: what the client sent, when it sent it or as soon as the
-answers allow, and the answer beside that of the capture.
+answers allow. The answer is put beside that of the capture by `replay_comparison`.
 
 Sends and receives at the same time: an upstream that takes nothing until its answer is read is
 served, too. Knows nothing of the other connections but the `Stage` that all of them share, which
@@ -17,6 +17,8 @@ from time import monotonic
 from typing import Protocol
 
 from zpipe.errors import reason
+from zpipe.proxy.replay_comparison import Comparison
+from zpipe.proxy.replay_steps import ends_with_upstream, steps_of
 from zpipe.units import format_duration
 
 TYPE_CHECKING = False
@@ -26,6 +28,7 @@ if TYPE_CHECKING:
 
     from zpipe.proxy.loop import Loop, Timer
     from zpipe.proxy.recordings import Recorded, Recordings
+    from zpipe.proxy.replay_steps import Step
 
     Place = tuple[int, Any]  # family, and what connect takes
 
@@ -78,44 +81,6 @@ class Stage(Protocol):
         """Take what became of a connection that has ended."""
 
 
-@dataclass(frozen=True, slots=True)
-class _Step:
-    """What may be sent once its time has come, and so much of the answer."""
-
-    after: float  # seconds from the beginning
-    answer: int  # bytes
-    end: bool  # half-close, when all before it is sent
-    upto: int = 0  # offset
-
-
-def _steps(recorded: Recorded, chunks: list[tuple[int, bool, int]], wishes: Wishes) -> list[_Step]:
-    """Return what the client did, in turn.
-
-    Whatever it did when it had seen bytes of the answer, it does not do before as many have come:
-    a dialog is played as one, and who closed with the answer in hand does not close without it.
-    """
-    steps: list[_Step] = []
-    fast = wishes.pace == "fast"
-    sent = received = 0
-    after = 0.0
-    for moment, up, count in chunks:
-        after = 0.0 if fast else moment / 1000 / wishes.speed
-        if not up:
-            received += count
-            continue
-        sent += count
-        step = _Step(after, received, not count, sent)
-        last = steps[-1] if steps else None
-        if last and (last.after, last.answer, last.end) == (step.after, step.answer, step.end):
-            steps.pop()
-        steps.append(step)
-    ended = any(up and not count for _, up, count in chunks)
-    if not ended and recorded.complete and recorded.reason == "closed":
-        # both sides have ended, it is not known which of them was the first
-        steps.append(_Step(after, recorded.down, True, sent))
-    return steps
-
-
 class Player:
     """One connection."""
 
@@ -126,12 +91,9 @@ class Player:
         self._recorded = recorded
         self._began = began
         chunks = stage.recordings.chunks(recorded)
-        self._steps = _steps(recorded, chunks, stage.wishes)
+        self._steps = steps_of(recorded, chunks, stage.wishes)
         self._step = 0
-        # whether the answer is over when the upstream says so, or when all bytes are there
-        self._to_end = recorded.complete and (
-            recorded.reason == "closed" or any(not up and not count for _, up, count in chunks)
-        )
+        self._to_end = ends_with_upstream(recorded, chunks)
         self._socket: socket.socket | None = None
         self._fd = -1
         self._place = 0
@@ -142,18 +104,16 @@ class Player:
         self._half_closed = False
         self._ended = False  # the answer
         self._watched = False
-        self._differs: int | None = None
-        self._how = ""  # the answer differs
         self._moved = monotonic()
         self._timer: Timer | None = None  # when the client goes on by itself
         self._looks: Timer | None = None  # when it is looked at whether something has moved
         self._short = 0  # bytes by which the answer is shorter, as it seems
         self._over = False
-        self._up = self._down = -1
+        self._comparison: Comparison | None = None
         self._up = stage.recordings.open(recorded, "up")
         try:
             if stage.wishes.compare:
-                self._down = stage.recordings.open(recorded, "down")
+                self._comparison = Comparison(stage.recordings, recorded)
         except BaseException:
             self.close()
             raise
@@ -162,10 +122,11 @@ class Player:
     def close(self) -> None:
         """Close all that is open. May be called twice."""
         self._hang_up()
-        for fd in (self._up, self._down):
-            if fd >= 0:
-                os.close(fd)
-        self._up = self._down = -1
+        if self._up >= 0:
+            os.close(self._up)
+        self._up = -1
+        if self._comparison is not None:
+            self._comparison.close()
         self._over = True
         for timer in (self._timer, self._looks):
             if timer is not None:
@@ -255,20 +216,10 @@ class Player:
             self._broken("read", error)
 
     def _take(self, count: int) -> None:
-        """Compare bytes of the answer with those of the capture."""
-        first, recorded = self._received, self._recorded
+        """Take so many bytes of the answer, which are in the buffer."""
+        if self._comparison is not None:
+            self._comparison.take(self._received, self._stage.buffer[:count])
         self._received += count
-        if not self._stage.wishes.compare or self._differs is not None:
-            return
-        wanted = os.pread(self._down, count, first) if self._down >= 0 else b""
-        got = bytes(self._stage.buffer[: len(wanted)])
-        if got != wanted:
-            self._differs = first + next(
-                place for place, (a, b) in enumerate(zip(got, wanted, strict=True)) if a != b
-            )
-        elif len(wanted) < count and recorded.complete:
-            self._differs = recorded.down
-            self._how = ": the answer goes on"
 
     def _go_on(self) -> None:
         """Send what may be sent, and see whether that was all."""
@@ -362,13 +313,12 @@ class Player:
         if self._over:
             return
         recorded = self._recorded
-        short = self._stage.wishes.compare and self._received < recorded.down
-        if short and state == "done" and self._differs is None:
-            self._differs, self._how = self._received, ": the answer ends there"
+        comparison = self._comparison
         told: Literal["done", "differs", "failed", "stalled"] = state
-        if state == "done" and self._differs is not None:
-            told = "differs"
-            text = f"compare: differs at byte {self._differs}{self._how}"
+        if state == "done" and comparison is not None:
+            comparison.finish(self._received)
+            text = comparison.verdict
+            told = state if text is None else "differs"
         self.close()
         outcome = Outcome(
             recorded.id,
@@ -376,7 +326,7 @@ class Player:
             self._sent,
             self._received,
             recorded.down,
-            self._differs,
+            comparison.differs if comparison is not None else None,
             None if text is None else f"{recorded.id}: {text}",
         )
         self._stage.gone(self, outcome)
@@ -420,7 +370,7 @@ class Player:
         else:
             self._end("stalled", f"read: the answer did not end {after}")
 
-    def _awaiting(self) -> _Step | None:
+    def _awaiting(self) -> Step | None:
         """Return the step that waits for the answer."""
         waits = self._connected and self._sent == self._allowed and self._timer is None
         return self._steps[self._step] if waits and self._step < len(self._steps) else None

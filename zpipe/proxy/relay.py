@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from zpipe.kernel.pipes import Pipe
     from zpipe.proxy.loop import Loop
     from zpipe.proxy.pool import Pool
+    from zpipe.proxy.tap import Tap
 
 IN, OUT = select.EPOLLIN, select.EPOLLOUT
 ODD = select.EPOLLPRI | select.EPOLLERR | select.EPOLLHUP | select.EPOLLRDHUP
@@ -43,24 +44,6 @@ _TURN = 4 << 20
 _TURN_TAPPED = 256 << 10
 
 _readv, _write = os.readv, os.write
-
-
-class Tap(Protocol):
-    """Somebody who gets a copy of what one side has read."""
-
-    waits: bool  # nothing more may be read before it calls `Side.resume`
-
-    def data(self, data: bytes) -> None:
-        """Take a small message."""
-
-    def pipe(self, pipe: Pipe, count: int) -> None:
-        """Take a pipe with so many bytes; it is given back, or closed, by the tap."""
-
-    def no_pipe(self, count: int) -> None:
-        """Know that so many bytes have passed, and could not be duplicated."""
-
-    def end(self) -> None:
-        """Know that nothing more will come."""
 
 
 class Owner(Protocol):

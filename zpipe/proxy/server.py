@@ -20,11 +20,12 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
 
+    from zpipe.proxy.book import Book, Change, Load
     from zpipe.proxy.front import Shows, Told
     from zpipe.proxy.listening import Listener
     from zpipe.proxy.metrics import Collects
-    from zpipe.proxy.reload import Book, Change, Load, Reloads
-    from zpipe.proxy.service import Plan
+    from zpipe.proxy.plan import Plan
+    from zpipe.proxy.reload import Reloads
     from zpipe.proxy.settings import Operation
 
 
@@ -53,7 +54,7 @@ def serve(
     raise_fd_limit()
     book = None
     if reload is not None:
-        from zpipe.proxy.reload import Book
+        from zpipe.proxy.book import Book
 
         settings = [plan.settings for plan in plans]
         book = Book(settings, listeners, reload, whole=operation.workers > 1)

@@ -7,80 +7,37 @@ connections as may be, it stops listening until one has gone; it never spins.
 from __future__ import annotations
 
 import errno
-import random
 import select
 import socket
 from functools import partial
 
-from zpipe.engine.limiter import Limiter
+from zpipe.proxy.burdens import burdens_of
 from zpipe.proxy.connection import Connection
 from zpipe.proxy.counters import Counters
 from zpipe.proxy.expiry import Expiry
 from zpipe.proxy.limits import Admission, most_connections, within
 from zpipe.proxy.mirror import MirrorService
 from zpipe.proxy.relay import Shared
-from zpipe.proxy.settings import Upstream
-from zpipe.proxy.upstreams import Balancer, Target
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection
-    from typing import Any
 
     from zpipe.proxy.access_log import AccessLog
-    from zpipe.proxy.capture import Recorder, Tape
+    from zpipe.proxy.capture import Recorder
     from zpipe.proxy.checks import Checker
     from zpipe.proxy.listening import Listener
     from zpipe.proxy.loop import Loop
-    from zpipe.proxy.mirror import MirrorTap
+    from zpipe.proxy.plan import Plan
     from zpipe.proxy.pool import Pool
-    from zpipe.proxy.relay import Tap
     from zpipe.proxy.resolver import Resolver
-    from zpipe.proxy.settings import Settings
+    from zpipe.proxy.upstreams import Balancer, Target
 
 _IN_A_ROW = 64  # accepts before others have their turn
 _STARVED = 0.1  # seconds until fds are asked for again
 _SAMPLES = 4  # looks at a connection within its idle timeout
 _OUT_OF = (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM)
 _make_socket = socket.SocketType
-
-
-class Plan:
-    """What all processes of a proxy have from the start: its upstreams, found and counted."""
-
-    def __init__(self, settings: Settings):
-        self.settings = settings
-        check = settings.check
-        self.balancer = Balancer(
-            settings.route_default or settings.upstreams, settings.balance, check
-        )
-        self.routes = [
-            (route.pattern, Balancer(route.upstreams, settings.balance, check))
-            for route in settings.routes
-        ]
-        self.mirrors = [Target(Upstream(mirror.address)) for mirror in settings.mirrors]
-
-    @property
-    def balancers(self) -> list[Balancer]:
-        """Return those of the routes, and the default one if there is one."""
-        return [self.balancer, *(balancer for _, balancer in self.routes)]
-
-    @property
-    def groups(self) -> dict[str, Balancer]:
-        """Return the balancers by the name of their route; that of the default one is empty."""
-        return {"": self.balancer, **dict(self.routes)}
-
-    def fall(self, name: str, now: float) -> None:
-        """Begin with an upstream as one that is down."""
-        for balancer in self.balancers:
-            for target in balancer.targets:
-                if target.name == name:
-                    target.fall(now)
-
-    @property
-    def targets(self) -> list[Target]:
-        """Return every server that is connected to."""
-        return [t for balancer in self.balancers for t in balancer.targets] + self.mirrors
 
 
 class Service:
@@ -96,6 +53,7 @@ class Service:
         *,
         workers: int = 1,
         counters: Counters | None = None,
+        recorder: Recorder | None = None,
     ):
         settings = plan.settings
         timeouts = settings.timeouts
@@ -109,7 +67,7 @@ class Service:
         self.takes_header = settings.header.accept != "no"
         self.peeks = self.takes_header or bool(self.routes)
         self.log: AccessLog | None = None
-        self.recorder: Recorder | None = None
+        self.recorder = recorder
         self.empty: Callable[[], None] | None = None  # called when the last connection has gone
         self.connections: set[Connection] = set()
         self.opening: Expiry[Connection] = Expiry(
@@ -130,22 +88,11 @@ class Service:
         self._admission = Admission(settings.limits)
         self.most = most_connections(settings, workers)
         self._refuses = settings.limits.when_full == "refuse"
-        self._total = (
-            (Limiter(max(1, settings.limits.total_rate // workers)),)
-            if settings.limits.total_rate is not None
-            else ()
-        )
         self.mirrors = [
             MirrorService(mirror, target, loop, pool, timeouts.connect)
             for mirror, target in zip(settings.mirrors, plan.mirrors, strict=True)
         ]
-        limits = settings.limits
-        self.burdens = bool(
-            self.mirrors
-            or settings.capture is not None
-            or limits.rate is not None
-            or limits.total_rate is not None
-        )
+        self.burdens = burdens_of(settings.limits, self.mirrors, recorder, workers)
         self.listeners = listeners
         self._shared_listeners = workers > 1
         self._listening = False
@@ -271,34 +218,6 @@ class Service:
 
     # On the way
 
-    def burden(self, connection: Connection) -> None:
-        """Give a connection that has its upstream what it is bound by: taps and limits."""
-        client, server = connection.client, connection.server
-        assert server is not None
-        up: list[Tap] = []
-        down: list[Tap] = []
-        mirrors: list[MirrorTap] = []
-        for mirror in self.mirrors:
-            if mirror.mirror.sample < 1 and random.random() >= mirror.mirror.sample:
-                continue
-            direction = mirror.mirror.direction
-            for wanted, side, taps in (("up", client, up), ("down", server, down)):
-                if direction in (wanted, "both"):
-                    tap = mirror.tap(side)
-                    mirrors.append(tap)
-                    if not tap.given_up:
-                        taps.append(tap)
-        tape: Tape | None = None
-        if self.recorder is not None:
-            tape = connection.record(self.recorder)
-            up.append(_Recording(tape, up=True))
-            down.append(_Recording(tape, up=False))
-        connection.mirrors = tuple(mirrors)
-        client.taps, server.taps = tuple(up), tuple(down)
-        rate = self.settings.limits.rate
-        limiters = self._total + ((Limiter(rate),) if rate is not None else ())
-        client.limiters = server.limiters = limiters
-
     def _look_at(self, connection: Connection) -> None:
         if connection.is_idle(_SAMPLES):
             connection.close("idle", reset=True)  # what is cut off must not look complete
@@ -380,26 +299,3 @@ class Service:
         for mirror in self.mirrors:
             mirror.close()
         self._look_after_nobody()
-
-
-class _Recording:
-    """One direction of a tape, as a tap."""
-
-    waits = False  # a tape never holds anybody up
-    __slots__ = ("_tape", "_up")
-
-    def __init__(self, tape: Tape, *, up: bool):
-        self._tape = tape
-        self._up = up
-
-    def data(self, data: bytes) -> None:
-        self._tape.data(self._up, data)
-
-    def pipe(self, pipe: Any, count: int) -> None:
-        self._tape.pipe(self._up, pipe, count)
-
-    def no_pipe(self, count: int) -> None:
-        self._tape.miss(self._up, count)
-
-    def end(self) -> None:
-        self._tape.eof(self._up)

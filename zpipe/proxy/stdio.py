@@ -23,9 +23,10 @@ from zpipe.movers import mover_of
 from zpipe.movers.contract import Ended, FallBack, MoveFault, Tuning, Wait
 from zpipe.proxy.connection import Connection
 from zpipe.proxy.loop import Loop
+from zpipe.proxy.plan import Plan
 from zpipe.proxy.pool import Pool
 from zpipe.proxy.resolver import resolve_first
-from zpipe.proxy.service import Plan, Service
+from zpipe.proxy.service import Service
 from zpipe.values import replace
 
 TYPE_CHECKING = False

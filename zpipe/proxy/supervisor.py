@@ -31,10 +31,10 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from zpipe.proxy.book import Book, Change
     from zpipe.proxy.front import Front, Shows, Told
     from zpipe.proxy.listening import Listener
-    from zpipe.proxy.reload import Book, Change
-    from zpipe.proxy.service import Plan
+    from zpipe.proxy.plan import Plan
     from zpipe.proxy.settings import Operation
 
 _PARTING = 1.0  # seconds that workers have to end at once

@@ -9,9 +9,10 @@ import os
 import re
 
 from zpipe.errors import UsageError
-from zpipe.proxy.addresses import meant, parse_address, read_options, split_options
+from zpipe.proxy.addresses import parse_address, read_options, split_options
 from zpipe.proxy.settings import Check, Mirror, Route, Upstream
-from zpipe.units import parse_duration, parse_size
+from zpipe.spelling import choice
+from zpipe.units import parse_duration, parse_size, whole
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -80,9 +81,9 @@ def parse_mirror(text: str) -> Mirror:
     default = Mirror(parse_address(place))
     mirror = Mirror(
         default.address,
-        direction=_read(text, options, "direction", _one_of(_DIRECTIONS), default.direction),  # type: ignore[arg-type]
+        direction=_read(text, options, "direction", choice(_DIRECTIONS), default.direction),  # type: ignore[arg-type]
         queue=_read(text, options, "queue", some_bytes, default.queue),
-        when_full=_read(text, options, "when_full", _one_of(_WHEN_FULL), default.when_full),  # type: ignore[arg-type]
+        when_full=_read(text, options, "when_full", choice(_WHEN_FULL), default.when_full),  # type: ignore[arg-type]
         spill_max=_read(text, options, "spill_max", some_bytes, default.spill_max),
         sample=_read(text, options, "sample", share, default.sample),
     )
@@ -203,29 +204,6 @@ def _read(text: str, options: dict[str, str], name: str, read: Callable[[str], T
         return read(options[name])
     except UsageError as error:
         raise UsageError(f"{text}: option {name}: {error}") from None
-
-
-def whole(least: int, most: int) -> Callable[[str], int]:
-    """Return a reader of whole numbers. It raises UsageError for others."""
-
-    def read(text: str) -> int:
-        number = int(text) if text.isascii() and text.isdigit() and len(text) < 20 else -1
-        if not least <= number <= most:
-            raise UsageError(f"{text}: give a whole number from {least} to {most}")
-        return number
-
-    return read
-
-
-def _one_of(words: tuple[str, ...]) -> Callable[[str], str]:
-    """Return a reader of one of some words."""
-
-    def read(text: str) -> str:
-        if text not in words:
-            raise UsageError(f"{text}:{meant(text, words)} give one of {', '.join(words)}")
-        return text
-
-    return read
 
 
 def some_bytes(text: str) -> int:

@@ -19,14 +19,15 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
+    from zpipe.kernel.pipes import Pipe
     from zpipe.proxy.access_log import AccessLog
+    from zpipe.proxy.book import Change
     from zpipe.proxy.capture import Recorder
     from zpipe.proxy.counters import Snapshot
     from zpipe.proxy.front import Told
     from zpipe.proxy.listening import Listener
     from zpipe.proxy.loop import Loop
-    from zpipe.proxy.reload import Change
-    from zpipe.proxy.service import Plan
+    from zpipe.proxy.plan import Plan
     from zpipe.proxy.settings import Capture, Operation, Settings
 
 _LAST_WRITES = 5.0  # seconds that what is recorded may take to be written at the end
@@ -119,14 +120,14 @@ class Worker:
 
         pool = self._pool
 
-        def give_back(pipe: object) -> None:
+        def give_back(pipe: Pipe) -> None:
             """Take a pipe from the thread that records."""
             self.loop.soon(lambda: self._give_back(pool, pipe))
 
         return Recorder(capture, give_back, self._told)
 
-    def _give_back(self, pool: Pool, pipe: object) -> None:
-        pool.take_back(pipe)  # type: ignore[arg-type]
+    def _give_back(self, pool: Pool, pipe: Pipe) -> None:
+        pool.take_back(pipe)
         self._close_unused(pool)
 
     def _close_unused(self, pool: Pool) -> None:
@@ -158,9 +159,9 @@ class Worker:
             self._told,
             workers=self._workers,
             counters=account.counters,
+            recorder=recorder,
         )
         service.log = self._log
-        service.recorder = recorder
         service.empty = self._empty
         for mirror in service.mirrors:
             mirror.empty = self._empty

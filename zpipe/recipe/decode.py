@@ -18,7 +18,8 @@ from msgspec import inspect
 from zpipe.errors import UsageError
 from zpipe.recipe.form import VERSION, Recipe
 from zpipe.recipe.problems import Problem
-from zpipe.recipe.wording import nearest, one_line, shown, suggestion
+from zpipe.recipe.wording import one_line, shown
+from zpipe.spelling import nearest, one_of, suggestion
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
@@ -338,8 +339,7 @@ def _choice(values: Iterable[object]) -> Callable[[str], object]:
 
     def choose(text: str) -> object:
         if text not in known:
-            allowed = f"one of {', '.join(known)}" if len(known) > 1 else "".join(known)
-            raise UsageError(f"{shown(text)}: give {allowed}{suggestion(text, known)}")
+            raise UsageError(f"{shown(text)}: give {one_of(text, known)}")
         return known[text]
 
     return choose

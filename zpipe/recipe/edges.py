@@ -15,8 +15,8 @@ from zpipe.recipe.document import MOST_FINDINGS
 from zpipe.recipe.form import Defaults, Edge, EdgeOptions
 from zpipe.recipe.params import few
 from zpipe.recipe.problems import Problem
-from zpipe.recipe.wording import suggestion
-from zpipe.units import parse_duration, parse_rate, parse_size
+from zpipe.spelling import suggestion
+from zpipe.units import parse_duration, parse_pipe_size, parse_rate, parse_size
 from zpipe.values import Value, replace
 
 TYPE_CHECKING = False
@@ -40,7 +40,7 @@ _WISHES: dict[str, tuple[str, Callable[[Any], object]]] = {
     "offset": ("offset", parse_size),
     "rate_limit": ("rate_limit", parse_rate),
     "stall_timeout": ("stall_timeout", parse_duration),
-    "pipe_size": ("pipe_size", parse_size),
+    "pipe_size": ("pipe_size", parse_pipe_size),
     "via": ("via", str),
     "no_via": ("without", lambda names: frozenset(each for each, _ in several(names, ()))),
     "stable": ("stable", bool),

@@ -10,7 +10,7 @@ _EDGE = {
     "offset": "begin to read at this byte",
     "rate_limit": "bytes per second, at the most",
     "stall_timeout": "give up when nothing moves for so long",
-    "pipe_size": "capacity of the private pipe between two ends (1M)",
+    "pipe_size": "capacity of the private pipe between two ends, 4K to 2G (1M)",
     "via": "move by this mover, or fail",
     "no_via": "never move by this one, or by these",
     "stable": "clone or copy what would go by reference: later changes do not show (false)",

@@ -19,7 +19,8 @@ from zpipe.recipe.decode import boolean, decode
 from zpipe.recipe.document import MOST_FINDINGS
 from zpipe.recipe.form import OnError
 from zpipe.recipe.problems import Problem
-from zpipe.recipe.wording import nearest, one_line, suggestion
+from zpipe.recipe.wording import one_line
+from zpipe.spelling import nearest, suggestion
 from zpipe.values import Value, replace
 
 TYPE_CHECKING = False

@@ -14,7 +14,7 @@ from zpipe.recipe.decode import boolean, decode, integer
 from zpipe.recipe.document import MOST_FINDINGS
 from zpipe.recipe.form import Param, parameter
 from zpipe.recipe.problems import Problem
-from zpipe.recipe.wording import suggestion
+from zpipe.spelling import suggestion
 from zpipe.units import parse_duration, parse_rate, parse_size
 from zpipe.values import Value
 

@@ -24,7 +24,7 @@ from zpipe.recipe import form
 from zpipe.recipe.document import MOST_FINDINGS
 from zpipe.recipe.edges import several
 from zpipe.recipe.problems import Problem
-from zpipe.units import parse_duration, parse_rate, parse_size
+from zpipe.units import parse_duration, parse_pipe_size, parse_rate, parse_size
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -35,8 +35,6 @@ if TYPE_CHECKING:
     from zpipe.recipe.problems import Path
 
     T = TypeVar("T")
-
-_SMALLEST_PIPE, _LARGEST_PIPE = 4096, 1 << 31
 
 
 class _Reader:
@@ -127,7 +125,7 @@ def settings_of(name: str, proxy: form.Proxy, *, whole: bool) -> tuple[Settings,
                     "balance": _as_it_is,
                     "retries": _as_it_is,
                     "resolve_interval": lambda text: form.duration_or_never(text) or 0.0,
-                    "pipe_size": _pipe_size,
+                    "pipe_size": parse_pipe_size,
                 },
             ),
             resolve_interval="resolve_every",
@@ -166,13 +164,6 @@ def _renamed(fields: dict[str, Any], **names: str) -> dict[str, Any]:
 
 def _to_listen_at(text: str) -> Address:
     return parse_address(text, listen=True)
-
-
-def _pipe_size(text: str) -> int:
-    size = parse_size(text)
-    if not _SMALLEST_PIPE <= size <= _LARGEST_PIPE:
-        raise UsageError(f"{text}: give 4K to 2G")
-    return size
 
 
 def _upstreams(value: Any, path: Path, reader: _Reader) -> tuple[Upstream, ...]:

@@ -1,16 +1,9 @@
-"""How messages call what stands in a recipe: in one line, briefly, with what may be meant."""
+"""How messages call what stands in a recipe: in one line, briefly."""
 
 from __future__ import annotations
 
-import re
-
-TYPE_CHECKING = False
-if TYPE_CHECKING:
-    from collections.abc import Iterable
-
 _LONGEST_SHOWN = 60
 _LONGEST_LINE = 600
-_LONGEST_WORD = 64  # a longer one is not misspelt; and comparing takes the square of its length
 
 
 def shown(text: str) -> str:
@@ -29,24 +22,3 @@ def one_line(text: str) -> str:
     return "".join(
         char if char.isprintable() else char.encode("unicode_escape").decode() for char in text
     )
-
-
-def suggestion(word: str, known: Iterable[str]) -> str:
-    """Return `; did you mean NAME?` for a misspelt word, else an empty text."""
-    near = nearest(word, known)
-    return f"; did you mean {near}?" if near else ""
-
-
-def nearest(word: str, known: Iterable[str]) -> str | None:
-    """Return which of the `known` a word may be meant to be."""
-    if len(word) > _LONGEST_WORD:
-        return None
-    from difflib import get_close_matches  # only a mistake pays for it
-
-    folded = {_folded(name): name for name in known}
-    found = get_close_matches(_folded(word), folded, n=1)
-    return folded[found[0]] if found else None
-
-
-def _folded(word: str) -> str:
-    return re.sub(r"[-_ ]", "", word.lower())

@@ -86,10 +86,10 @@ class Accounts:
 
     # Files with several names
 
-    def remember(self, target: str) -> None:
-        """Keep the digest that a file will have, for its other names."""
+    def remember(self, target: str, digest: str) -> None:
+        """Keep the digest that a file has or, where it is empty yet, will have, for its other names."""
         if self._checksums is not None:
-            self._digests[target] = ""
+            self._digests[target] = digest
 
     def remembered(self, target: str) -> str:
         """Return the digest of a file; '' where it has none."""

@@ -37,12 +37,18 @@ class Admission:
 
     def takes(self, source: str, target: str, info: os.stat_result, folder: Folder | None) -> bool:
         """Whether a file, not in a directory or in that one, is to be copied now."""
-        if stat.S_ISREG(info.st_mode):
-            if self._accounts.feedback.sizes:
-                self._accounts.report.expected += self._size(info)
-            if self._is_finished(source, target, info):
-                return False
-        return self._links is None or not self._links.joins(source, target, info, folder)
+        links = self._links
+        if links is not None and links.joins(source, target, info, folder):
+            return False
+        regular = stat.S_ISREG(info.st_mode)
+        digest = self._finished(source, target, info) if regular else None
+        if links is not None:
+            links.begins(source, target, info, digest)
+        if digest is not None:
+            return False
+        if regular and self._accounts.feedback.sizes:
+            self._accounts.report.expected += self._size(info)
+        return True
 
     def _size(self, info: os.stat_result) -> int:
         """Return the bytes that a file will probably move: holes move none."""
@@ -50,25 +56,27 @@ class Admission:
             return info.st_size
         return min(info.st_size, info.st_blocks * 512)
 
-    def _is_finished(self, source: str, target: str, info: os.stat_result) -> bool:
-        """Whether an earlier run has finished this file, and neither side has changed since."""
+    def _finished(self, source: str, target: str, info: os.stat_result) -> str | None:
+        """Return the digest of a file that an earlier run has finished, '' where it was not wanted;
+        None: there is none, or a side has changed since.
+        """
         accounts = self._accounts
         if accounts.journal is None:
-            return False
+            return None
         record = accounts.journal.finished_of(target)
         if record is None:
-            return False
+            return None
         before, put, digest = record
         if before != identity_of(info):
             accounts.feedback.said(f"{source}: has changed since it was copied: is copied again")
-            return False
+            return None
         try:
             if identity_of(os.lstat(target))[:4] != put[:4]:
                 accounts.feedback.said(f"{target}: has changed since: is copied again")
-                return False
+                return None
         except OSError:
-            return False
+            return None
         accounts.report.kept += 1
         if digest:
             accounts.sum_up(Done(source, target, info.st_size, before, put, digest, "kept"))
-        return True
+        return digest

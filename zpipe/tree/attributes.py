@@ -22,26 +22,47 @@ _CONTEXT = "security.selinux"
 
 
 def keep(
-    source: int | str, info: os.stat_result, target: int | str, name: str, wishes: TreeWishes
+    source: int | str,
+    info: os.stat_result,
+    target: int | str,
+    name: str,
+    wishes: TreeWishes,
+    *,
+    bits: bool = True,
 ) -> None:
-    """Give `target` the attributes of `source` that are to be kept; fds, or paths of symbolic
-    links. Times come last: everything else may change them. What fails does not keep the others
-    from being kept.
+    """Give `target` the attributes of `source` that are to be kept. Times come last: everything
+    else may change them. What fails does not keep the others from being kept.
+
+    `source` is an fd, or the path of what is not opened; of a symbolic link its own attributes are
+    meant. `target` is an fd, or a path that leads to nothing but the file itself, such as
+    /proc/self/fd/N. `bits`: there are permission bits and ACLs, which a symbolic link has not.
 
     Raises: TransferError  what was demanded could not be kept; `name` is told.
     """
-    link = isinstance(target, str)
-    _keep(source, info, target, name, wishes, follow=not link, bits=not link)
-
-
-def keep_special(
-    source: str, info: os.stat_result, target: str, name: str, wishes: TreeWishes
-) -> None:
-    """Keep the attributes of a FIFO, a socket or a device, by paths: opening one means something.
-
-    Raises: TransferError  as `keep`.
-    """
-    _keep(source, info, target, name, wishes, follow=False, bits=True)
+    preserve = wishes.preserve
+    mode = stat.S_IMODE(info.st_mode)
+    first: TransferError | None = None
+    try:
+        owned = "ownership" not in preserve or _give(target, info, name, wishes)
+    except TransferError as error:
+        first, owned = error, False
+    if not owned:
+        mode &= ~(stat.S_ISUID | stat.S_ISGID)  # of somebody else, they would grant what is not his
+    try:
+        if preserve & {"xattr", "context"} or ("mode" in preserve and bits):
+            _keep_xattrs(source, target, name, wishes, acls=bits)
+    except TransferError as error:
+        first = first or error
+    try:
+        if "mode" in preserve and bits:
+            _do("chmod", name, "mode", wishes, lambda: os.chmod(target, mode))
+    except TransferError as error:
+        first = first or error
+    if "timestamps" in preserve:
+        times = (info.st_atime_ns, info.st_mtime_ns)
+        _do("utimensat", name, "timestamps", wishes, lambda: os.utime(target, ns=times))
+    if first is not None:
+        raise first
 
 
 def grant(target: int | str, bits: int, name: str) -> None:
@@ -55,63 +76,17 @@ def grant(target: int | str, bits: int, name: str) -> None:
         raise TransferError(f"{name}: chmod: {reason(error)}", errno=error.errno) from error
 
 
-def _keep(
-    source: int | str,
-    info: os.stat_result,
-    target: int | str,
-    name: str,
-    wishes: TreeWishes,
-    *,
-    follow: bool,
-    bits: bool,
-) -> None:
-    """Keep what is asked for; `bits`: there are permission bits and ACLs. Raises: TransferError."""
-    preserve = wishes.preserve
-    mode = stat.S_IMODE(info.st_mode)
-    first: TransferError | None = None
-    try:
-        owned = "ownership" not in preserve or _give(target, info, name, wishes, link=not follow)
-    except TransferError as error:
-        first, owned = error, False
-    if not owned:
-        mode &= ~(stat.S_ISUID | stat.S_ISGID)  # of somebody else, they would grant what is not his
-    try:
-        if preserve & {"xattr", "context"} or ("mode" in preserve and bits):
-            _keep_xattrs(source, target, name, wishes, follow=follow, acls=bits)
-    except TransferError as error:
-        first = first or error
-    try:
-        if "mode" in preserve and bits:
-            _do("chmod", name, "mode", wishes, lambda: os.chmod(target, mode))
-    except TransferError as error:
-        first = first or error
-    if "timestamps" in preserve:
-        times = (info.st_atime_ns, info.st_mtime_ns)
-        if follow:  # an fd and follow_symlinks exclude each other
-            act = lambda: os.utime(target, ns=times)  # noqa: E731
-        else:
-            act = lambda: os.utime(target, ns=times, follow_symlinks=False)  # noqa: E731
-        _do("utimensat", name, "timestamps", wishes, act)
-    if first is not None:
-        raise first
-
-
-def _give(
-    target: int | str, info: os.stat_result, name: str, wishes: TreeWishes, *, link: bool
-) -> bool:
+def _give(target: int | str, info: os.stat_result, name: str, wishes: TreeWishes) -> bool:
     """Give a file its owner and group, or the group alone; tell whether owner and group are kept.
 
     Raises: TransferError.
     """
-    own = os.lstat(target) if isinstance(target, str) else os.fstat(target)
+    own = os.stat(target)
     if (own.st_uid, own.st_gid) == (info.st_uid, info.st_gid):
         return True
     for uid in (info.st_uid, -1):
         try:
-            if isinstance(target, str):
-                os.lchown(target, uid, info.st_gid)
-            else:
-                os.chown(target, uid, info.st_gid)
+            os.chown(target, uid, info.st_gid)
         except OSError as error:
             if error.errno not in (errno.EPERM, errno.EINVAL, errno.EOPNOTSUPP):
                 raise TransferError(f"{name}: chown: {reason(error)}", errno=error.errno) from error
@@ -128,14 +103,13 @@ def _keep_xattrs(
     name: str,
     wishes: TreeWishes,
     *,
-    follow: bool,
     acls: bool,
 ) -> None:
     preserve = wishes.preserve
     acls = acls and "mode" in preserve
+    follow = not isinstance(source, str)  # an fd and follow_symlinks=False exclude each other
     try:
-        # an fd and follow_symlinks exclude each other
-        found = os.listxattr(source, follow_symlinks=False) if not follow else os.listxattr(source)
+        found = os.listxattr(source, follow_symlinks=follow)
     except OSError as error:
         if error.errno != errno.EOPNOTSUPP and "xattr" in wishes.demanded:
             raise TransferError(f"{name}: listxattr: {reason(error)}", errno=error.errno) from error
@@ -154,24 +128,23 @@ def _keep_xattrs(
             continue
         try:
             value = os.getxattr(source, each, follow_symlinks=follow)
-            os.setxattr(target, each, value, follow_symlinks=follow)
+            os.setxattr(target, each, value)
         except OSError as error:
             if kind in wishes.demanded:
                 text = f"{name}: setxattr {each}: {reason(error)}"
                 first = first or TransferError(text, errno=error.errno)
     if acls:
-        _drop_inherited(target, kept, follow=follow)
+        _drop_inherited(target, kept)
     if first is not None:
         raise first
 
 
-def _drop_inherited(target: int | str, kept: list[str], *, follow: bool) -> None:
+def _drop_inherited(target: int | str, kept: list[str]) -> None:
     """Take away ACLs that the target's directory has given it, and that the source has not."""
     try:
-        found = os.listxattr(target) if follow else os.listxattr(target, follow_symlinks=False)
-        for each in found:
+        for each in os.listxattr(target):
             if each in _ACLS and each not in kept:
-                os.removexattr(target, each, follow_symlinks=follow)
+                os.removexattr(target, each)
     except OSError:
         pass  # chmod sets the mask of what is left
 

@@ -105,7 +105,9 @@ class TreeCopy:
         if links:
             from zpipe.tree.hard_links import HardLinks
 
-            self._links = HardLinks(self._wishes, self._accounts)
+            self._links = HardLinks(self._wishes, self._accounts, self._ask)
+            if self._ask is not None:
+                self._ask = self._links.ask
         return Admission(self._wishes, self._accounts, self._links)
 
     def run(self) -> TreeReport:

@@ -93,45 +93,37 @@ class Digest:
 
 
 def on_disk(
-    path: str,
-    ranges: Sequence[tuple[int, int]],
-    *,
-    folder: int | None,
-    name: str | None = None,
-    algorithm: str = VERIFYING,
+    fd: int, ranges: Sequence[tuple[int, int]], *, name: str, algorithm: str = VERIFYING
 ) -> str:
     """Return the digest of ranges as the disk has them: by O_DIRECT, or with the page cache dropped
-    first. The file was synced. `name` is for messages.
+    first. The file was synced, and is open for reading. `name` is for messages.
 
     Raises: TransferError  it cannot be read.
     """
     total = sum(last - first for first, last in ranges)
     digest = Digest(algorithm, total, wants_holes=False)
     try:
-        fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC, dir_fd=folder)
+        direct = _direct(fd) if total >= _PIECE else -1
         try:
-            direct = _direct(path, folder) if total >= _PIECE else -1
-            try:
-                for first, last in ranges:
-                    if direct < 0 or not _read_direct(direct, first, last, digest):
-                        os.posix_fadvise(fd, first, last - first, os.POSIX_FADV_DONTNEED)
-                        digest.read(fd, first, last)
-            finally:
-                if direct >= 0:
-                    os.close(direct)
+            for first, last in ranges:
+                if direct < 0 or not _read_direct(direct, first, last, digest):
+                    os.posix_fadvise(fd, first, last - first, os.POSIX_FADV_DONTNEED)
+                    digest.read(fd, first, last)
         finally:
-            os.close(fd)
+            if direct >= 0:
+                os.close(direct)
         return digest.hex()
     except OSError as error:
-        text = f"{name or path}: verify: read: {reason(error)}; nothing was put in place"
+        text = f"{name}: verify: read: {reason(error)}; nothing was put in place"
         raise TransferError(text, errno=error.errno) from error
     finally:
         digest.close()
 
 
-def _direct(path: str, folder: int | None) -> int:
+def _direct(fd: int) -> int:
+    """Open the same file once more, whatever its name leads to by now."""
     try:
-        return os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_DIRECT, dir_fd=folder)
+        return os.open(f"/proc/self/fd/{fd}", os.O_RDONLY | os.O_CLOEXEC | os.O_DIRECT)
     except OSError:
         return -1  # not on this filesystem: the page cache is dropped instead
 

@@ -56,7 +56,7 @@ class Division:
         self.by_number: dict[int, int] = {}  # chunk -> offset
         self._wishes = wishes
         self._offsets: set[int] = set()
-        self._own: os.stat_result | None = None  # of the temporary file
+        self._own: os.stat_result  # of the temporary file
         try:
             self._info = os.stat(source)
         except OSError as error:
@@ -123,7 +123,7 @@ class Division:
         Raises: OSError  ESTALE.
         """
         found = os.fstat(fd)
-        if self._own is not None and not os.path.samestat(found, self._own):
+        if not os.path.samestat(found, self._own):
             raise OSError(errno.ESTALE, "")
 
     def chunks(self, number: Callable[[], int]) -> list[Chunk]:
@@ -138,7 +138,16 @@ class Division:
             own = number()
             self.by_number[own] = offset
             found.append(
-                Chunk(own, self.source, self.temporary, self.target, offset, length, self.identity)
+                Chunk(
+                    own,
+                    self.source,
+                    self.temporary,
+                    self.target,
+                    offset,
+                    length,
+                    self.identity,
+                    self._own.st_ino,
+                )
             )
         self.left = len(found)
         return found

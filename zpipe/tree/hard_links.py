@@ -1,7 +1,7 @@
 """Files with several names: the first that is met is copied, the others become names of the copy.
 
-They do so when all tasks are done. Where the first one is lost, the next takes its place and is
-copied. Knows nothing of who copies.
+They do so when all tasks are done. Where the first one is lost, or what stood in its place is to
+stay, the next takes its place and is copied. Knows nothing of who copies.
 """
 
 from __future__ import annotations
@@ -15,6 +15,8 @@ from zpipe.tree.tasks import Done, Problem, join
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from zpipe.engine.stop import Stop
     from zpipe.tree.accounts import Accounts
     from zpipe.tree.tasks import Batch
@@ -36,31 +38,48 @@ class First:
 
 
 class HardLinks:
-    """`waiting`: names that are to be given to files."""
+    """`waiting`: names that are to be given to files. `ask` is asked about targets that are there."""
 
-    def __init__(self, wishes: TreeWishes, accounts: Accounts):
+    def __init__(
+        self, wishes: TreeWishes, accounts: Accounts, ask: Callable[[str], bool] | None = None
+    ):
         self._wishes = wishes
         self._accounts = accounts
+        self._ask = ask
+        self._refused: set[str] = set()
         self._firsts: dict[tuple[int, int], First] = {}  # by device and inode
         self.waiting: list[Later] = []
 
     def joins(self, source: str, target: str, info: os.stat_result, folder: Folder | None) -> bool:
         """Whether it is another name of a file that is copied already; then it is linked later."""
-        if info.st_nlink < 2 and self._wishes.follow == "never":
-            return False  # with links that are followed, one file may be met twice all the same
-        key = (info.st_dev, info.st_ino)
-        first = self._firsts.get(key)
-        if first is None:
-            # as problems name it
-            self._firsts[key] = First(join(*os.path.split(source)), target)
-            self._accounts.remember(target)
-            return False
-        if first.target == target:
+        first = self._firsts.get((info.st_dev, info.st_ino))
+        if first is None or first.target == target:
             return False
         if folder is not None:
             folder.open += 1
         self.waiting.append((first, source, target, folder))
         return True
+
+    def begins(self, source: str, target: str, info: os.stat_result, digest: str | None) -> None:
+        """Take a name for the first one. `digest` is of the copy that an earlier run has made;
+        None: there is none yet.
+        """
+        if info.st_nlink < 2 and self._wishes.follow == "never":
+            return  # with links that are followed, one file may be met twice all the same
+        if digest is None and self._wishes.existing == "skip" and os.path.lexists(target):
+            return  # what is there stays, and is no copy of this
+        # as problems name it
+        first = First(join(*os.path.split(source)), target)
+        if self._firsts.setdefault((info.st_dev, info.st_ino), first) is first:
+            self._accounts.remember(target, digest or "")
+
+    def ask(self, target: str) -> bool:
+        """Ask whether a target is to be replaced."""
+        assert self._ask is not None
+        if self._ask(target):
+            return True
+        self._refused.add(target)
+        return False
 
     def make(self, walk: Walk, stop: Stop) -> Batch | None:
         """Give the files their other names, until one is met whose first name was lost: return the
@@ -94,12 +113,15 @@ class HardLinks:
             self._accounts.lose(Problem(source, f"{source}: stat: {reason(error)}"))
             return None
         first.source, first.target = source, target
-        self._accounts.remember(target)
+        self._accounts.remember(target, "")
         return walk.one(source, target, info, folder, follow=follow)
 
     def _link(self, first: First, source: str, target: str) -> bool:
         """Make a name for a file that is copied; False when that one is not there."""
         accounts = self._accounts
+        if first.target in self._refused:
+            return False
+        digest = accounts.remembered(first.target)
         folder, name = os.path.split(target)
         temporary = os.path.join(folder, temporary_name(name, os.urandom(4).hex(), 0))
         try:
@@ -109,8 +131,11 @@ class HardLinks:
         try:
             found = os.lstat(target)
             if (found.st_dev, found.st_ino) == (there.st_dev, there.st_ino):
+                accounts.report.kept += 1
+                if digest:
+                    accounts.sum_up(Done(source, target, 0, NOTHING, NOTHING, digest, "kept"))
                 return True
-            if self._wishes.existing != "replace" or self._wishes.update:
+            if self._stays(source, target, found):
                 accounts.report.kept += 1
                 return True
         except OSError:
@@ -122,6 +147,16 @@ class HardLinks:
             accounts.lose(Problem(source, f"{target}: link: {reason(error)}"))
             return True
         accounts.report.files += 1
-        digest = accounts.remembered(first.target)
         accounts.note(Done(source, target, 0, NOTHING, NOTHING, digest, "linked"))
         return True
+
+    def _stays(self, source: str, target: str, found: os.stat_result) -> bool:
+        """Whether what stands where a name is to come is left as it is."""
+        wishes = self._wishes
+        if wishes.existing == "skip":
+            return True
+        if wishes.update:
+            info = os.stat(source, follow_symlinks=wishes.follow == "always")
+            if found.st_mtime_ns >= info.st_mtime_ns:
+                return True
+        return self._ask is not None and not self._ask(target)

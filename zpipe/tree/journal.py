@@ -88,8 +88,10 @@ class Journal:
         """
         try:
             fd = os.open(path, _FLAGS)
-            with open(fd, encoding="utf-8") as file:
-                header = json.loads(file.readline() or "{}")
+            with open(fd, "rb") as file:
+                if not _is_own(fd):
+                    return None
+                header = json.loads(file.readline(_LONGEST_HEADER) or b"{}")
                 return bool(header["into"])
         except (OSError, ValueError, KeyError, TypeError):
             return None
@@ -99,9 +101,7 @@ class Journal:
 
         Raises: TransferError.
         """
-        info = os.fstat(self._fd)
-        mine = info.st_uid in (os.geteuid(), 0)
-        if not (stat.S_ISREG(info.st_mode) and info.st_nlink == 1 and mine):
+        if not _is_own(self._fd):
             raise TransferError(f"{self.path}: open: is not a journal of this user: remove it")
 
     def _lock(self) -> None:
@@ -288,6 +288,12 @@ def _identity(value: Any) -> Identity:
         raise TypeError
     device, inode, size, mtime, ctime = value
     return (device, inode, size, mtime, ctime)
+
+
+def _is_own(fd: int) -> bool:
+    """Whether a file is of this user, or of root, and nobody else's by another name."""
+    info = os.fstat(fd)
+    return stat.S_ISREG(info.st_mode) and info.st_nlink == 1 and info.st_uid in (os.geteuid(), 0)
 
 
 def _plain(value: object) -> object:

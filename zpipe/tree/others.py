@@ -1,7 +1,8 @@
 """Entries of a batch that have no bytes: symbolic links, special files, and links as copies.
 
-Each is made under a temporary name, given its attributes by its path, and renamed. A device or a
-FIFO is never opened: that means something. Knows nothing of the contents of files.
+Each is made under a temporary name, given its attributes, and renamed. A device or a FIFO is never
+opened, which would mean something: it is held by O_PATH, so that nothing else can take its place
+while it is given its owner and mode. Knows nothing of the contents of files.
 """
 
 from __future__ import annotations
@@ -9,17 +10,21 @@ from __future__ import annotations
 import errno
 import os
 import stat
+from contextlib import contextmanager
 
 from zpipe.errors import TransferError, open_failed, reason
-from zpipe.tree.attributes import grant, keep, keep_special
+from zpipe.tree.attributes import grant, keep
 from zpipe.tree.place import allowed
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
 
     from zpipe.tree.site import Site
     from zpipe.tree.wishes import TreeWishes
+
+
+_HOLD = os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC
 
 
 class Others:
@@ -68,8 +73,8 @@ class Others:
         leads = os.readlink(name, dir_fd=site.source)
         self._made(lambda: os.symlink(leads, temporary, dir_fd=site.target), temporary)
         if self._wishes.preserve:
-            path = os.path.join(site.batch.target, temporary)
-            keep(site.source_of(name), info, path, target, self._wishes)
+            with self._held(temporary, stat.S_IFLNK) as held:
+                keep(site.source_of(name), info, held, target, self._wishes, bits=False)
 
     def _mknod(self, name: str, info: os.stat_result, temporary: str, target: str) -> None:
         site, wishes = self._site, self._wishes
@@ -83,12 +88,27 @@ class Others:
             lambda: os.mknod(temporary, kind | mode, info.st_rdev, dir_fd=site.target), temporary
         )
         if wishes.preserve:
-            path = os.path.join(site.batch.target, temporary)
-            try:
-                keep_special(site.source_of(name), info, path, target, wishes)
-            finally:
-                if withheld is not None:
-                    grant(path, withheld, target)
+            with self._held(temporary, kind) as held:
+                try:
+                    keep(site.source_of(name), info, held, target, wishes)
+                finally:
+                    if withheld is not None:
+                        grant(held, withheld, target)
+
+    @contextmanager
+    def _held(self, temporary: str, kind: int) -> Iterator[str]:
+        """Give a path that leads to what was made, whatever its name comes to mean.
+
+        Raises: OSError  ESTALE: it is another file already.
+        """
+        fd = os.open(temporary, _HOLD, dir_fd=self._site.target)
+        try:
+            found = os.fstat(fd)
+            if stat.S_IFMT(found.st_mode) != kind or found.st_nlink != 1:
+                raise OSError(errno.ESTALE, "")
+            yield f"/proc/self/fd/{fd}"
+        finally:
+            os.close(fd)
 
     def link(self, name: str) -> None:
         """Make a link instead of a copy. Raises: OSError, ZpipeError."""

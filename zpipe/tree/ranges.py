@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 
 from zpipe.errors import Interrupted, SourceChanged, ZpipeError, open_failed, reason
@@ -19,7 +20,7 @@ if TYPE_CHECKING:
 
 # what has become a FIFO meanwhile must not be waited for
 _SOURCE = os.O_RDONLY | os.O_CLOEXEC | os.O_NOCTTY | os.O_NONBLOCK
-_SINK = os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW
+_SINK = os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK
 
 
 def carry_chunk(
@@ -45,6 +46,9 @@ def carry_chunk(
                 raise SourceChanged(f"{chunk.source}: read: the source changed while it was read")
             sink = os.open(chunk.temporary, _SINK)
             try:
+                found = os.fstat(sink)
+                if found.st_ino != chunk.inode or found.st_nlink != 1:
+                    raise OSError(errno.ESTALE, "")
                 carrier = Range(
                     source,
                     sink,
@@ -87,7 +91,7 @@ def _carry(chunk: Chunk, carrier: Range, sink: int, wishes: TreeWishes, out: Out
     finally:
         digest.close()
     os.fdatasync(sink)
-    if on_disk(chunk.temporary, ranges, folder=None, name=chunk.target) != hexes:
+    if on_disk(sink, ranges, name=chunk.target) != hexes:
         text = (
             f"{chunk.target}: verify: what was read back is not what was written, between"
             f" bytes {chunk.offset} and {end}; nothing was put in place"

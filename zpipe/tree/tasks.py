@@ -35,7 +35,9 @@ class Batch(Value):
 
 
 class Chunk(Value):
-    """A range of a big file. `identity` is what the source must still be."""
+    """A range of a big file. `identity` is what the source must still be, and `inode` the number of
+    the temporary file: devices differ between machines.
+    """
 
     number: int
     source: str
@@ -44,6 +46,7 @@ class Chunk(Value):
     offset: int
     length: int
     identity: Identity
+    inode: int
 
 
 if TYPE_CHECKING:

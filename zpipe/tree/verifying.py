@@ -6,6 +6,7 @@ written: the digest of what should be there is all that it is given.
 
 from __future__ import annotations
 
+import errno
 import os
 import stat
 
@@ -21,6 +22,9 @@ if TYPE_CHECKING:
     from zpipe.tree.place import Taken
     from zpipe.tree.site import Site
     from zpipe.tree.wishes import TreeWishes
+
+# what somebody has put in its place is neither followed nor waited for
+_READ = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
 
 ENOUGH = 64  # files that are verified together
 
@@ -43,7 +47,9 @@ class Unverified:
         self.digest = digest
         self.ranges = ranges
         self.mode: int | None = None  # to be set at the end
-        mode = stat.S_IMODE(os.fstat(place.fd).st_mode)
+        found = os.fstat(place.fd)
+        self.own = found.st_dev, found.st_ino
+        mode = stat.S_IMODE(found.st_mode)
         if not mode & stat.S_IRUSR and isinstance(place, Place):
             # its owner, who may be us, is to read it once more
             os.fchmod(place.fd, mode | stat.S_IRUSR)
@@ -94,25 +100,40 @@ class Verification:
         site, place = self._site, each.place
         source, target = site.source_of(each.name), site.target_of(each.name)
         try:
-            if isinstance(place, Place):
-                path, folder = place.temporary, site.target
-            else:
-                path, folder = f"/proc/self/fd/{place.fd}", None
-            found = on_disk(
-                path, each.ranges, folder=folder, name=target, algorithm=self._algorithm
-            )
-            if found != each.digest:
-                text = f"{target}: verify: what was read back is not what was written"
-                text += "" if place.in_place else "; nothing was put in place"
-                return Problem(source, text, "mismatch")
-            if each.mode is not None and isinstance(place, Place):
-                os.chmod(place.temporary, each.mode, dir_fd=site.target)
+            fd = self._open(each)
+            try:
+                found = on_disk(fd, each.ranges, name=target, algorithm=self._algorithm)
+                if found != each.digest:
+                    text = f"{target}: verify: what was read back is not what was written"
+                    text += "" if place.in_place else "; nothing was put in place"
+                    return Problem(source, text, "mismatch")
+                if each.mode is not None:
+                    os.fchmod(fd, each.mode)
+            finally:
+                os.close(fd)
             place.commit()
         except OSError as error:
             return Problem(source, f"{target}: rename: {reason(error)}")
         except TransferError as error:
             return Problem(source, str(error))
         return None
+
+    def _open(self, each: Unverified) -> int:
+        """Open for reading what was written. Raises: TransferError  that is not there any more."""
+        place = each.place
+        try:
+            if isinstance(place, Place):
+                fd = os.open(place.temporary, _READ, dir_fd=self._site.target)
+            else:
+                fd = os.open(f"/proc/self/fd/{place.fd}", os.O_RDONLY | os.O_CLOEXEC)
+            found = os.fstat(fd)
+            if (found.st_dev, found.st_ino) != each.own:
+                os.close(fd)
+                raise OSError(errno.ESTALE, "")
+        except OSError as error:
+            text = f"{self._site.target_of(each.name)}: verify: open: {reason(error)}"
+            raise TransferError(text, errno=error.errno) from error
+        return fd
 
     def discard(self) -> None:
         """Leave nothing of what still waits."""
