@@ -79,6 +79,21 @@ def own_network() -> None:
         fcntl.ioctl(end, _SIOCSIFFLAGS, struct.pack(_IFREQ, name, flags | _IFF_UP))
 
 
+def only_port(number: int) -> list[str]:
+    """Return what runs a command in a network of its own, where clients get this port or none."""
+    need_root()
+    prepare = (
+        f"{need('ip')} link set lo up"
+        f" && echo {number} {number} >/proc/sys/net/ipv4/ip_local_port_range"
+        ' && exec "$@"'
+    )
+    words = [need("unshare"), "--net", "sh", "-c", prepare, "-"]
+    tried = subprocess.run([*words, "true"], capture_output=True, check=False)
+    if tried.returncode:
+        missing(f"no network of our own: {tried.stderr.decode().strip()}")
+    return words
+
+
 def environment(**more: str) -> dict[str, str]:
     """Return an environment in which `python -m zpipe` finds this checkout, from any folder."""
     return {**os.environ, "PYTHONPATH": str(ROOT), "LC_ALL": "C.UTF-8", **more}

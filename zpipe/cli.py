@@ -160,7 +160,7 @@ def group() -> click.Group:
     return Lazy(
         "zpipe",
         help="Move bytes between files, sockets, pipes and processes inside the kernel.",
-        epilog="zpipe COMMAND --help tells more; zpipe --debug COMMAND shows tracebacks.",
+        epilog="zpipe help COMMAND tells more; zpipe --debug COMMAND shows tracebacks.",
         params=[
             click.Option(
                 ["--version"],

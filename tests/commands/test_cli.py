@@ -197,6 +197,12 @@ def test_no_arguments_show_the_help_on_stderr() -> None:
     assert done.stderr.startswith(b"Usage: zpipe ")
 
 
+@pytest.mark.parametrize("words", [[], ["cp"], ["doctor"]])
+def test_help_is_a_word_as_well(words: list[str]) -> None:
+    assert zpipe("help", *words).stdout == zpipe(*words, "--help").stdout != b""
+    refused(zpipe("help", "nosuch"), 2, "nosuch: unknown command")
+
+
 @pytest.mark.parametrize("words", [["--help"], ["cp", "--help"], ["--version"]])
 def test_what_was_asked_for_goes_to_stdout(words: list[str]) -> None:
     done = zpipe(*words)

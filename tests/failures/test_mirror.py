@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import select
 import signal
 import socket
@@ -18,8 +19,11 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from tests.machine import LONGEST, content, need, nobody, strace, until, zpipe
+from tests.failures.denied import allowed, denying
+from tests.machine import LONGEST, content, need, nobody, only_port, strace, until, zpipe
 from tests.proxy.proxying import (
+    asked,
+    connected,
     echo,
     exactly,
     limited,
@@ -447,6 +451,28 @@ def test_an_unprivileged_user_out_of_pipes_still_mirrors(wish: str) -> None:
 # Which connections, and until when
 
 
+def test_a_connection_to_oneself_is_no_mirror(folder: Path) -> None:
+    with (
+        serving(echo, f"unix:{folder}/up") as server,
+        proxying(
+            server.text,
+            *("--mirror=127.0.0.1:40000", f"--metrics=unix:{folder}/metrics"),
+            listen=(f"unix:{folder}/door",),
+            before=only_port(40000),
+        ) as proxy,
+    ):
+        with proxy.connect() as client:
+            assert asked(client, b"x") == b"x"
+
+        def refused() -> bool:
+            with connected(f"unix:{folder}/metrics") as end:
+                end.sendall(b"GET /metrics HTTP/1.0\r\n\r\n")
+                told = received(end)
+            return re.search(rb'given_up_total\{.*reason="refused"\} 1', told) is not None
+
+        until(refused, "the mirror was given up")
+
+
 def test_a_sample_is_about_so_many_connections_and_all_are_all() -> None:
     with (
         serving(echo) as upstream,
@@ -503,3 +529,27 @@ def test_a_proxy_that_ends_gives_its_mirror_what_it_still_has(folder: Path) -> N
         assert proxy.process.wait(LONGEST) == 0
         until(lambda: copies.taken, "the mirror has everything")
         assert list(map(digest, copies.taken)) == [digest(data)]
+
+
+@pytest.mark.parametrize("name", ["ENOSYS", "EPERM"])
+def test_a_sandbox_without_tee_costs_one_connection_its_mirror(name: str) -> None:
+    """From then on all is copied: to the mirrors, too."""
+    allowed()
+    data = content(4 * MIB)
+    copies = Copies()
+    with (
+        serving(echo) as upstream,
+        serving(copies) as mirror,
+        proxying(
+            f"--mirror={mirror.text}?queue=64M", upstream.text, before=denying(name, "tee")
+        ) as proxy,
+    ):
+        for _ in range(3):
+            with proxy.connect() as client, sending(client, data):
+                assert digest(received(client)) == digest(data)
+        proxy.until_closed("closed", 3)
+        seen = proxy.until(lambda one: not one["mirrors"][0]["active"], "the mirror was let go")
+        until(lambda: len(copies.taken) == 3, "the mirror has seen the end of all")
+        assert seen["mirrors"][0]["given_up"] == {"no-pipes": 1}
+        assert [len(copy) == len(data) for copy in copies.taken].count(True) == 2
+        assert all(data.startswith(copy) for copy in copies.taken)

@@ -849,3 +849,14 @@ def test_two_copies_that_race(tmp_path: Path) -> None:
             _, errors = each.communicate(timeout=LONGEST)
             assert (each.returncode, errors) == (0, b"")
     assert found(tmp_path / "dst" / "below") == files
+
+
+@pytest.mark.parametrize(("act", "call"), [("fsync", "fsync"), ("rename", "renameat")])
+def test_what_fails_at_the_end_of_a_file_is_named(act: str, call: str, tmp_path: Path) -> None:
+    (tmp_path / "src").mkdir()
+    (tmp_path / "src/file").write_bytes(content(1000))
+    fault = strace("-o", "/dev/null", "-e", f"trace={call}", "-e", f"inject={call}:error=EIO")
+    done = zpipe("cp", "-r", "--sync", "src", "dst", cwd=tmp_path, before=fault)
+    said = f"zpipe: dst/file: {act}: Input/output error; nothing was put in place"
+    assert (done.returncode, done.stderr.decode().splitlines()[0]) == (1, said)
+    assert os.listdir(tmp_path / "dst") == []

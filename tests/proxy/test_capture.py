@@ -9,7 +9,7 @@ import socket
 import stat
 import threading
 import time
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -797,3 +797,20 @@ def test_after_the_end_nothing_is_taken_and_no_pipe_is_leaked(tmp_path: Path) ->
     assert made.missed == 8
     (line,) = lines(tmp_path)
     assert line["up"] == 7
+
+
+def test_the_oldest_make_room_on_a_full_disk(tiny: Path) -> None:
+    """Not even a shorter index has a place before their files have gone."""
+    with recorder(tiny, 256 << 10) as made:
+        names = [record(made, content(20_000, number)) for number in range(12)]
+        with open(tiny / "other", "wb", buffering=0) as other, suppress(OSError):
+            while True:
+                other.write(b"x" * 4096)
+        names += [record(made, content(20_000, number)) for number in range(12, 36)]
+        assert made.problem is None
+    found = lines(tiny)
+    left = [line["id"] for line in found]
+    assert 5 < len(left) < 13
+    assert left == names[-len(left) :]
+    for number, line in zip(range(36 - len(left), 36), found, strict=True):
+        assert recorded(tiny, line, "up") == content(20_000, number)

@@ -16,7 +16,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from tests.machine import LONGEST, content, started, zpipe
+from tests.machine import LONGEST, content, only_port, started, zpipe
 from zpipe.kernel.pipes import Pipe
 from zpipe.proxy.addresses import parse_address, resolve
 from zpipe.proxy.capture import Recorder
@@ -634,6 +634,13 @@ def test_an_upstream_that_is_not_there_is_told_once(tmp_path: Path) -> None:
     done = zpipe("replay", tmp_path, f"unix:{tmp_path}/none")
     assert done.returncode == 1
     assert told(done) == [f"zpipe: unix:{tmp_path}/none: connect: No such file or directory"]
+
+
+def test_a_connection_to_oneself_is_no_upstream(tmp_path: Path) -> None:
+    captured(tmp_path, dialog(b"abcd"))
+    done = zpipe("replay", tmp_path, "127.0.0.1:40000", before=only_port(40000))
+    assert done.returncode == 1
+    assert told(done) == ["zpipe: 127.0.0.1:40000: connect: Connection refused"]
 
 
 def test_an_upstream_that_goes_away_fails_the_connections_after_it(tmp_path: Path) -> None:

@@ -91,7 +91,8 @@ class Progress(Display):
         moved = past + hop.moved
         average = hop.moved / hop.seconds if hop.seconds else 0
         name = self._name or f"{hop.source} -> {hop.sink}"
-        return [(name, {"completed": moved, "how": hop.mover, "average": average})]
+        how = "spilling" if _spills(hop) else hop.mover
+        return [(name, {"completed": moved, "how": how, "average": average})]
 
 
 def _bars(*, several: bool) -> Bars:
@@ -136,12 +137,17 @@ def status_line(
         parts.append(f"{format_size(hop.moved / hop.seconds)}/s")
     parts += [format_duration(hop.seconds), hop.mover]
     line = f"{name or f'{hop.source} -> {hop.sink}'}: {', '.join(part for part in parts if part)}"
-    if len(hop.outlets) > 1:
+    if len(hop.outlets) > 1 or _spills(hop):
         line += "".join(
             f"; {outlet.sink}: {format_size(outlet.moved)}, {_behind(outlet)}"
             for outlet in hop.outlets
         )
     return line
+
+
+def _spills(hop: HopReport) -> bool:
+    """Whether what was read waits in a file: it has not moved, whatever the hop says."""
+    return any(outlet.spilled for outlet in hop.outlets)
 
 
 def _behind(outlet: OutletReport) -> str:

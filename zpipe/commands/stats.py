@@ -56,7 +56,7 @@ def summary(report: Report, rates: list[float], seconds: float) -> str:
     moved = report.moved
     size = f"{moved} bytes" + (f" ({format_size(moved)})" if moved >= 1024 else "")
     mean = moved / seconds if seconds else 0.0
-    low, high = (min(rates), max(rates)) if rates else (mean, mean)
+    low, high = min(*rates, mean, mean), max(*rates, mean, mean)  # the last window may be cut
     waited: dict[str, float] = {}
     for hop in report.hops:
         for side, span in hop.waited.items():

@@ -12,7 +12,7 @@ from zpipe.commands.option_types import DURATION
 from zpipe.commands.proxy_progress import as_rich, as_text, draws, live, view
 from zpipe.commands.speaking import write_out
 from zpipe.errors import TransferError, UsageError, ZpipeError
-from zpipe.proxy.status import Foreign, ask, find
+from zpipe.proxy.status import Foreign, ask, ask_all, find
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -100,14 +100,12 @@ def _asked(addr: str | None) -> tuple[list[Snapshot], list[str]]:
         return [ask(addr)], []
     snapshots: list[Snapshot] = []
     problems: list[str] = []
-    for where in find():
-        try:
-            snapshots.append(ask(where))
-        except Foreign:
-            continue
-        except TransferError as error:
-            if error.errno != errno.ECONNREFUSED:  # it has ended meanwhile
-                problems.append(str(error))
+    for _, answer in ask_all(find()):
+        if not isinstance(answer, TransferError):
+            snapshots.append(answer)
+        # one that refuses has ended meanwhile
+        elif not isinstance(answer, Foreign) and answer.errno != errno.ECONNREFUSED:
+            problems.append(str(answer))
     if not snapshots:
         raise ZpipeError(*(problems or [_NONE]))
     return snapshots, problems

@@ -60,6 +60,17 @@ def gathers(device: str) -> bool | None:
     return bool(value[1])
 
 
+def is_connected_to_itself(end: socket.SocketType) -> bool:
+    """Whether a TCP socket is its own peer.
+
+    Where nobody listens at a port of this machine that the kernel also gives to clients, a connect
+    may be given that very port, and succeeds (a simultaneous open, RFC 9293, 3.5).
+
+    Raises: OSError  ENOTCONN: it is not connected any more.
+    """
+    return end.family != socket.AF_UNIX and end.getsockname() == end.getpeername()
+
+
 def reset_at_close(end: socket.SocketType) -> None:
     """Let close send RST and drop what was not sent (SO_LINGER of 0 seconds, socket(7)).
 

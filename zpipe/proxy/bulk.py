@@ -138,8 +138,10 @@ def _tee(side: Side, pipe: Pipe, count: int, others: list[Pipe]) -> None:
         other = others.pop()
         try:
             copied = tee(pipe.reader, other.writer, count)
-        except OSError:
+        except OSError as error:
             copied = 0
+            if error.errno in (errno.ENOSYS, errno.EPERM):
+                side.shared.splice = False  # what is copied can be given to taps, too
         if copied == count:
             tap.pipe(other, count)
         else:

@@ -12,6 +12,8 @@ import os
 import socket
 from select import EPOLLIN, EPOLLOUT
 
+from zpipe.kernel.network import is_connected_to_itself
+
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -123,7 +125,7 @@ class _Probe:
             # At a port of the ephemeral range where nobody listens, a connect may meet itself:
             # its own port was chosen to be the same.
             if not number and end.family != socket.AF_UNIX:
-                number = errno.ECONNREFUSED if end.getsockname() == end.getpeername() else 0
+                number = errno.ECONNREFUSED if is_connected_to_itself(end) else 0
             if number:
                 raise OSError(number, os.strerror(number))
             self._loop.handle(end.fileno(), self._send)

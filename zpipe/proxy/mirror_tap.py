@@ -16,7 +16,7 @@ import os
 import socket
 
 from zpipe.kernel import inspect
-from zpipe.kernel.network import STREAM, do_not_pace, reset_at_close
+from zpipe.kernel.network import STREAM, do_not_pace, is_connected_to_itself, reset_at_close
 from zpipe.proxy.backlog import CHUNK, Backlog, Lost, word
 from zpipe.proxy.relay import OUT, WATCHED
 
@@ -188,6 +188,8 @@ class MirrorTap:
         backlog, sock = self._backlog, self._sock
         assert sock is not None
         try:
+            if self._timer is not None and is_connected_to_itself(sock):
+                raise ConnectionRefusedError(errno.ECONNREFUSED, os.strerror(errno.ECONNREFUSED))
             while sent := backlog.send(sock):
                 self._sent(sent)
         except BlockingIOError:

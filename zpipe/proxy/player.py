@@ -12,11 +12,13 @@ import errno
 import os
 import select
 import socket
+from contextlib import suppress
 from dataclasses import dataclass
 from time import monotonic
 from typing import Protocol
 
 from zpipe.errors import reason
+from zpipe.kernel.network import is_connected_to_itself
 from zpipe.proxy.replay_comparison import Comparison
 from zpipe.proxy.replay_steps import ends_with_upstream, steps_of
 from zpipe.units import format_duration
@@ -180,6 +182,10 @@ class Player:
         if error:
             self._refused(OSError(error, os.strerror(error)))
             return
+        with suppress(OSError):  # it is told of when it is read or written
+            if is_connected_to_itself(self._socket):
+                self._refused(OSError(errno.ECONNREFUSED, os.strerror(errno.ECONNREFUSED)))
+                return
         self._connected = self._stage.reached = True
         self._moved = monotonic()
         self._go_on()

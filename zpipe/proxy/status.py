@@ -8,10 +8,13 @@ more than there can be, and does not wait for ever.
 
 from __future__ import annotations
 
+import errno
 import os
+import resource
 import select
 import socket
 import struct
+from contextlib import ExitStack
 from time import monotonic
 
 from zpipe.errors import TransferError, open_failed, reason
@@ -20,7 +23,7 @@ from zpipe.proxy.addresses import parse_address, resolve
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator, Sequence
     from typing import Any
 
     from zpipe.proxy.counters import Snapshot
@@ -32,6 +35,7 @@ _PATIENCE = 5.0  # seconds for one question, on either side
 _BUFFER = 1 << 20  # asked for; most snapshots are a few KiB
 _AT_ONCE = 16  # questions that are answered at a time
 _PAUSE = 1.0  # seconds without accepting, where there are no fds
+_TOGETHER = 256  # sockets that are asked at the same time
 _LARGEST = 16 << 20  # bytes of an answer
 _LISTENS = 1 << 16  # __SO_ACCEPTCON, in /proc/net/unix
 
@@ -181,15 +185,12 @@ def ask(where: str) -> Snapshot:
             Foreign        it belongs to another user.
             TransferError  it cannot be reached, or what answers is no proxy.
     """
-    end = monotonic() + _PATIENCE
     if where.startswith(PREFIX):
-        with _connected(where, [(socket.AF_UNIX, f"\0{where[1:]}")], end) as server:
-            if os.geteuid() != 0 and _owner(server) not in (os.geteuid(), 0):
-                raise Foreign(f"{where}: ask: it belongs to another user")
-            text = _received(server, where, end)
-        if not text:
-            raise Foreign(f"{where}: ask: it gives no answer to this user")
-        return _snapshot_of(text, where)
+        ((_, answer),) = ask_all([where])
+        if isinstance(answer, TransferError):
+            raise answer
+        return answer
+    end = monotonic() + _PATIENCE
     with _connected(where, resolve(parse_address(where)), end) as server:
         request = "GET /status HTTP/1.0\r\nHost: zpipe\r\nAccept: application/json\r\n\r\n"
         try:
@@ -202,6 +203,49 @@ def ask(where: str) -> Snapshot:
     if not separator or not words[0].startswith(b"HTTP/1.") or words[1] != b"200":
         raise TransferError(f"{where}: ask: no proxy's metrics are served there")
     return _snapshot_of(body, where)
+
+
+def ask_all(names: Sequence[str]) -> Iterator[tuple[str, Snapshot | TransferError]]:
+    """Ask all status sockets of these names at the same time; give what each answers, or why it
+    does not. Those that never answer take no more time together than one.
+    """
+    together = max(1, min(_TOGETHER, resource.getrlimit(resource.RLIMIT_NOFILE)[0] // 2))
+    for first in range(0, len(names), together):
+        end = monotonic() + _PATIENCE
+        with ExitStack() as stack:
+            servers: list[tuple[str, socket.socket | TransferError]] = []
+            for where in names[first : first + together]:
+                try:
+                    servers.append((where, stack.enter_context(_status_of(where))))
+                except TransferError as error:
+                    servers.append((where, error))
+            for where, server in servers:
+                if isinstance(server, TransferError):
+                    yield where, server
+                    continue
+                try:
+                    text = _received(server, where, end)
+                    if not text:
+                        raise Foreign(f"{where}: ask: it gives no answer to this user")
+                    yield where, _snapshot_of(text, where)
+                except TransferError as error:
+                    yield where, error
+
+
+def _status_of(where: str) -> socket.socket:
+    """Connect to a status socket, which is a question, without waiting. Raises: TransferError."""
+    server = socket.socket(socket.AF_UNIX, STREAM)
+    try:
+        server.connect(f"\0{where[1:]}")
+        if os.geteuid() != 0 and _owner(server) not in (os.geteuid(), 0):
+            raise Foreign(f"{where}: ask: it belongs to another user")
+    except OSError as error:
+        server.close()
+        raise open_failed(where, "connect", error) from error
+    except TransferError:
+        server.close()
+        raise
+    return server
 
 
 def _connected(where: str, addresses: list[tuple[int, Any]], end: float) -> socket.socket:
@@ -227,15 +271,15 @@ def _received(server: socket.socket, where: str, end: float) -> bytes:
     size = 0
     try:
         while size <= _LARGEST:
-            rest = end - monotonic()
-            if rest <= 0:
-                raise TimeoutError("no answer in time")
-            server.settimeout(rest)
+            # where the time has gone by with others, what is there already is an answer, too
+            server.settimeout(max(0.0, end - monotonic()))
             part = server.recv(1 << 16)
             if not part:
                 return b"".join(parts)
             parts.append(part)
             size += len(part)
+    except (BlockingIOError, TimeoutError) as error:
+        raise TransferError(f"{where}: ask: no answer in time", errno=errno.ETIMEDOUT) from error
     except ConnectionResetError:
         return b""  # it was closed with our question unread
     except OSError as error:

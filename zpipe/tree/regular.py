@@ -206,9 +206,16 @@ class RegularFiles:
         if self._verification is not None:
             self._verify(self._verification, name, info, place, hexes, ranges)
             return
-        if wishes.sync:
-            os.fsync(place.fd)
-        place.commit()
+        act = "fsync"
+        try:
+            if wishes.sync:
+                os.fsync(place.fd)
+            act = "rename"
+            place.commit()
+        except OSError as error:
+            end = "" if place.in_place else "; nothing was put in place"
+            text = f"{site.target_of(name)}: {act}: {reason(error)}{end}"
+            raise TransferError(text, errno=error.errno) from error
         site.made(name, info, hexes, "copied")
 
     def _digest(self, size: int) -> Digest:
