@@ -55,10 +55,15 @@ def serve(listener):
     while True:
         threading.Thread(target=answer, args=(listener.accept()[0],), daemon=True).start()
 
+serving = []
 for place in sys.argv[1:]:
     host, _, port = place.rpartition(":")
-    threading.Thread(target=serve, args=(socket.create_server((host, int(port))),)).start()
+    listener = socket.create_server((host, int(port)))
+    serving.append(threading.Thread(target=serve, args=(listener,)))
+    serving[-1].start()
 os.close(1)
+for thread in serving:
+    thread.join()  # Python 3.12 starts no further ones once the main thread has ended
 """
 BEGIN = """\
 set -eo pipefail

@@ -136,6 +136,38 @@ def main() -> None:
             ]
         control = Path("/proc/sys/net/ipv4/tcp_congestion_control").read_text().strip()
         compare(f"{SIZE >> 20} MiB to TCP on loopback ({control})", contenders, lambda: None)
+        pipelines(source)
+
+
+def pipelines(source: Path) -> None:
+    """Compare filters between two pipes, whose other ends splice, and outputs of `tee`."""
+    size = f"{SIZE >> 20} MiB"
+    filters = {"zpipe": f"'{ZPIPE}' cat", "cat": "cat"}
+    if shutil.which("pv"):
+        filters["pv"] = "pv -q"
+    compare(
+        f"{size} from pipe to pipe, with what splices before and behind it",
+        {
+            name: ["sh", "-c", f"'{ZPIPE}' cat \"$0\" | {words} | '{ZPIPE}' cat >/dev/null", source]
+            for name, words in filters.items()
+        },
+        lambda: None,
+    )
+    outputs = [source.with_name(f"output {number}") for number in range(4)]
+
+    def clean() -> None:
+        for path in outputs:
+            path.unlink(missing_ok=True)
+
+    compare(
+        f"{size} to 4 files, tmpfs",
+        {
+            name: ["sh", "-c", f'{words} "$1" "$2" "$3" >"$4" <"$0"', source, *outputs]
+            for name, words in {"zpipe": f"'{ZPIPE}' tee", "tee": "tee"}.items()
+        },
+        clean,
+    )
+    clean()
 
 
 if __name__ == "__main__":

@@ -17,8 +17,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tests.machine import LONGEST, content, environment, strace, until
+from tests.machine import LONGEST, content, environment, loop_device, strace, until
 from zpipe.channel.file import MODES, FileChannel
+from zpipe.channel.mapped import MapMode
+from zpipe.channel.parts import FileRegion
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -430,3 +432,23 @@ def test_a_socket_is_no_place_for_a_mapping() -> None:
         pytest.raises(OSError, match=f"Errno {errno.ENODEV}]"),
     ):
         channel.map(size=10)
+
+
+def test_a_block_device_is_as_large_as_it_is(tmp_path: Path) -> None:
+    """fstat says 0 of it; what asks for its end puts the position back."""
+    data = content(1 << 20)
+    (tmp_path / "image").write_bytes(data)
+    with loop_device(tmp_path / "image") as device, FileChannel.open(device, "r+") as channel:
+        channel.seek(1000)
+        assert channel.size() == len(data)
+        assert FileRegion(channel, 4096).count == len(data) - 4096
+        assert channel.tell() == 1000
+        with FileChannel.open(tmp_path / "copy", "w") as target:
+            assert channel.transfer_to(500_000, 200_000, target) == 200_000
+        assert (tmp_path / "copy").read_bytes() == data[500_000:700_000]
+        with channel.map(MapMode.READ_ONLY, 4096, 8192) as mapped:
+            assert mapped.read_at(0, 8192) == data[4096 : 4096 + 8192]
+        assert channel.write(b"there", len(data) - 5) == 5
+        with pytest.raises(OSError, match="No space left"):
+            channel.write(b"beyond", len(data))
+        assert channel.read(10, len(data) - 5) == b"there"

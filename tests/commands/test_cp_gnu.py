@@ -805,3 +805,32 @@ def assert_excluded(pair: Pair, source: str, globs: list[str], gone: list[str]) 
     left = {name[4:] for name in found if name.startswith(b"new/")}
     assert sorted(names - left) == sorted(map(os.fsencode, gone))
     assert left <= names
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (("-r", "SRC", "x"), "x: mkdir: "),
+        (("-r", "--dry-run", "SRC", "x"), None),
+        (("-r", "--resume", "SRC", "x"), ".: open: "),
+        (("-r", "--resume", "x", "DST"), ".: open: "),
+        (("-r", "--executor", "dask:127.0.0.1:1", "x", "DST"), ".: open: "),
+        (("-r", "SRC", "DST"), None),
+    ],
+    ids=str,
+)
+def test_where_the_working_directory_is_gone(
+    words: tuple[str, ...], said: str | None, tmp_path: Path
+) -> None:
+    """What does not need it goes well, and of the rest the reason is told."""
+    (tmp_path / "src").mkdir()
+    (tmp_path / "src/file").write_bytes(b"data")
+    paths = {"SRC": str(tmp_path / "src"), "DST": str(tmp_path / "dst")}
+    (tmp_path / "gone").mkdir()
+    gone = ["sh", "-c", f'cd "{tmp_path}/gone" && rmdir "{tmp_path}/gone" && exec "$@"', "sh"]
+    done = zpipe("cp", *(paths.get(word, word) for word in words), before=gone)
+    if said is None:
+        assert (done.returncode, done.stderr) == (0, b"")
+    else:
+        told = f"zpipe: {said}No such file or directory"
+        assert (done.returncode, done.stderr.decode().splitlines()[0]) == (1, told)

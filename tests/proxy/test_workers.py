@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from tests.machine import LONGEST, until, zpipe
+from tests.machine import LONGEST, strace, until, zpipe
 from tests.proxy.proxying import (
     Proxy,
     asked,
@@ -410,3 +410,17 @@ def test_a_log_that_cannot_be_opened_ends_it_before_anything_is_served(tmp_path:
     assert done.returncode in (1, 2)
     assert b"No such file or directory" in done.stderr
     assert done.stderr.count(b"\n") == 1
+
+
+def test_a_worker_that_cannot_be_started_is_tried_again(upstream: Server) -> None:
+    """The third fork is that for the one that was killed."""
+    fault = ("-e", "trace=clone", "-e", "inject=clone:error=EAGAIN:when=3")
+    before = strace("-o", os.devnull, *fault)
+    with proxying(upstream.text, "--workers=2", before=before) as proxy:
+        found = until_all_serve(proxy, 2)
+        os.kill(found[0], signal.SIGKILL)
+        why = b"worker: start: Resource temporarily unavailable"
+        until(lambda: any(why in line for line in proxy.errors), "it tells of that")
+        assert until_all_serve(proxy, 2)[0] == found[1]
+        with proxy.connect() as client:
+            assert asked(client, b"hello") == b"hello"

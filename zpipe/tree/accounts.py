@@ -87,7 +87,7 @@ class Accounts:
     # Files with several names
 
     def remember(self, target: str, digest: str) -> None:
-        """Keep the digest that a file has or, where it is empty yet, will have, for its other names."""
+        """Keep the digest of a file for its other names; '' where it is still to come."""
         if self._checksums is not None:
             self._digests[target] = digest
 

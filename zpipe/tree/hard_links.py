@@ -38,7 +38,7 @@ class First:
 
 
 class HardLinks:
-    """`waiting`: names that are to be given to files. `ask` is asked about targets that are there."""
+    """`waiting`: names that are to be given to files. `ask` hears of targets that are there."""
 
     def __init__(
         self, wishes: TreeWishes, accounts: Accounts, ask: Callable[[str], bool] | None = None

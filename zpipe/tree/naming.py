@@ -78,7 +78,10 @@ def _into(source: str, target: str, *, parents: bool) -> Pair:
 
 def is_inside(target: str, source: os.stat_result) -> bool:
     """Whether a path, which need not exist, is in the directory `source`, or is it."""
-    path = os.path.realpath(target)
+    try:
+        path = os.path.realpath(target)
+    except OSError:
+        return False  # the directory that we are in is gone: nothing is made in it
     while True:
         try:
             found = os.stat(path)

@@ -74,12 +74,14 @@ def carry_out(
     journal: Journal | None = None
     if executor not in (None, "processes", "threads"):
         # workers elsewhere have another working directory
-        here = os.getcwd()
+        here = _here()
         sources = [os.path.join(here, source) for source in sources]
         target = os.path.join(here, target)
     if wishes.resume:
         from zpipe.tree.journal import Journal
 
+        if not all(map(os.path.isabs, (*sources, target))):
+            _here()
         path = journal_path(target, into)
     if wishes.resume and into is None:
         # by now the target may be there, where it was not when the copy began
@@ -157,6 +159,14 @@ def _crew(
         return hire_own(executor, wishes, workers, sources, folder)
 
     return make
+
+
+def _here() -> str:
+    """Return the directory that we are in. Raises: TransferError  it is gone."""
+    try:
+        return os.getcwd()
+    except OSError as error:
+        raise TransferError(f".: open: {reason(error)}", errno=error.errno) from error
 
 
 def journal_path(target: str, into: bool | None) -> str:
