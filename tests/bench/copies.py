@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
 
 ROUNDS = int(os.environ.get("ROUNDS", "7"))
 SIZE = int(os.environ.get("SIZE_MIB", "1024")) << 20
@@ -140,34 +140,34 @@ def main() -> None:
 
 
 def pipelines(source: Path) -> None:
-    """Compare filters between two pipes, whose other ends splice, and outputs of `tee`."""
-    size = f"{SIZE >> 20} MiB"
-    filters = {"zpipe": f"'{ZPIPE}' cat", "cat": "cat"}
+    """Compare what stands in pipelines; on both sides is `pv`, which splices and starts at once."""
+    size, ours = f"{SIZE >> 20} MiB", f"'{ZPIPE}'"
+    tees = {"zpipe": f"{ours} tee", "tee": "tee"}
     if shutil.which("pv"):
-        filters["pv"] = "pv -q"
-    compare(
-        f"{size} from pipe to pipe, with what splices before and behind it",
-        {
-            name: ["sh", "-c", f"'{ZPIPE}' cat \"$0\" | {words} | '{ZPIPE}' cat >/dev/null", source]
-            for name, words in filters.items()
-        },
-        lambda: None,
-    )
-    outputs = [source.with_name(f"output {number}") for number in range(4)]
+        into, out_of = "pv -q >/dev/null", 'pv -q "$0"'
+        filters = {"zpipe": f"{ours} cat", "cat": "cat", "pv": "pv -q"}
+        shell(f"{size} from a file to a pipe", filters, f'{{}} "$0" | {into}', source)
+        shell(f"{size} from pipe to pipe", filters, f"{out_of} | {{}} | {into}", source)
+        outputs = " ".join(4 * [f">({into})"])
+        shell(f"{size} to 5 pipes", tees, f"{out_of} | {{}} {outputs} | {into}", source)
+    files = [source.with_name(f"output {number}") for number in range(4)]
+    shell(f"{size} to 4 files, tmpfs", tees, '{} "$1" "$2" "$3" >"$4" <"$0"', source, *files)
+    remove(files)
 
-    def clean() -> None:
-        for path in outputs:
-            path.unlink(missing_ok=True)
 
-    compare(
-        f"{size} to 4 files, tmpfs",
-        {
-            name: ["sh", "-c", f'{words} "$1" "$2" "$3" >"$4" <"$0"', source, *outputs]
-            for name, words in {"zpipe": f"'{ZPIPE}' tee", "tee": "tee"}.items()
-        },
-        clean,
-    )
-    clean()
+def shell(title: str, programs: dict[str, str], line: str, source: Path, *outputs: Path) -> None:
+    """Compare programs in the place of `{}` in a line of bash; `outputs` are new each time."""
+    contenders: dict[str, list[str | Path]] = {
+        name: ["bash", "-c", line.format(words), source, *outputs]
+        for name, words in programs.items()
+    }
+    compare(title, contenders, lambda: remove(outputs))
+
+
+def remove(paths: Sequence[Path]) -> None:
+    """Remove what there is of some files."""
+    for path in paths:
+        path.unlink(missing_ok=True)
 
 
 if __name__ == "__main__":
