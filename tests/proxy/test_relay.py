@@ -201,7 +201,9 @@ def test_both_directions_are_carried_at_once(kinds: str, splice: bool) -> None:
         assert got == [up]
         assert relay.done.wait(LONGEST / 2)
         assert relay.counts == (len(up), len(down))
-        assert (relay.why, relay.lost, relay.halves) == ([], 0, 2)
+        assert (relay.why, relay.lost) == ([], 0)
+        # one that ends while something of it is held says so, and again when that is delivered
+        assert 2 <= relay.halves <= 4
         spliced = relay.sides[0].spliced + relay.sides[1].spliced
         assert (spliced > 0) == splice
 
