@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from tests.machine import LONGEST, ROOT, ZPIPE, content, environment, in_bash, need, started
+from tests.machine import LONGEST, ROOT, content, environment, in_bash, need, started, zpipe
 from zpipe.commands import COMMANDS
 
 if TYPE_CHECKING:
@@ -167,17 +167,9 @@ def test_digests_are_told_in_full() -> None:
     part = text.partition("\n.Ss Digests\n")[2].partition("\n.Ss ")[0]
     words = " ".join(re.findall(r"^\.Cm (.*)$", part, re.MULTILINE))
     told = set(re.findall(r"\w+", words)) - {"hash", "file"}
-    done = subprocess.run(
-        [*ZPIPE, "tee", "hash:none"],
-        env=environment(),
-        stdin=subprocess.DEVNULL,
-        capture_output=True,
-        text=True,
-        timeout=LONGEST,
-        check=False,
-    )
+    done = zpipe("tee", "hash:none")
     assert done.returncode == 2
-    assert told == set(re.findall(r"\w+", done.stderr.partition("known are ")[2]))
+    assert told == set(re.findall(r"\w+", done.stderr.decode().partition("known are ")[2]))
 
 
 def examples(page: Path) -> list[str]:

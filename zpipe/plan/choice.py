@@ -9,6 +9,8 @@ from zpipe.values import Value
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from zpipe.facts import FdFacts
     from zpipe.graph.model import Wishes
     from zpipe.movers.contract import Cost, Fit
@@ -57,27 +59,35 @@ def choose(source: FdFacts, sink: FdFacts, wishes: Wishes) -> HopPlan:
         if not fit.ok:
             raise UsageError(f"--via {wishes.via}: {fit.why}")
         return HopPlan((_candidate(wishes.via, source, sink, fit),), (), _network(wishes.via, sink))
-    candidates: list[Candidate] = []
-    slower: list[Candidate] = []
-    refusals: list[Refusal] = []
+    fits = {}
     for name in _order(source, sink):
         if name in ON_REQUEST and not _asked(name, source, sink):
-            fit = refuse(f"only on request (--via {name})")
+            fits[name] = refuse(f"only on request (--via {name})")
         else:
-            fit = _fit(name, source, sink, wishes)
-        if fit.ok and fit.slower:
-            slower.append(_candidate(name, source, sink, fit))
-        elif fit.ok:
-            candidates.append(_candidate(name, source, sink, fit))
-        if not candidates:
-            refusals.append(Refusal(name, fit.why or fit.slower))
-    if not candidates and slower:
-        candidates = slower
-        refusals = [each for each in refusals if each.name != slower[0].name]
-    if not candidates:
+            fits[name] = _fit(name, source, sink, wishes)
+    names, refusals = preferred(fits, "no mover is left")
+    candidates = tuple(_candidate(name, source, sink, fits[name]) for name in names)
+    return HopPlan(candidates, refusals, _network(names[0], sink))
+
+
+def preferred(fits: Mapping[str, Fit], none: str) -> tuple[list[str], tuple[Refusal, ...]]:
+    """Return who may serve, the best first, and why those before the first one do not.
+
+    Those that others are quicker than are left out, unless there are no others.
+
+    Raises: UsageError  there is nobody: `none`, and the reasons.
+    """
+    able = [name for name, fit in fits.items() if fit.ok]
+    names = [name for name in able if not fits[name].slower] or able
+    refusals = []
+    for name, fit in fits.items():
+        if names and name == names[0]:
+            break
+        refusals.append(Refusal(name, fit.why or fit.slower))
+    if not names:
         reasons = "; ".join(f"{refusal.name}: {refusal.why}" for refusal in refusals)
-        raise UsageError(f"no mover is left: {reasons}")
-    return HopPlan(tuple(candidates), tuple(refusals), _network(candidates[0].name, sink))
+        raise UsageError(f"{none}: {reasons}")
+    return names, tuple(refusals)
 
 
 def _network(mover: str, sink: FdFacts) -> tuple[str, ...]:

@@ -9,7 +9,7 @@ from zpipe.movers.cost import MIB, by_user, dma, few, into_pipe, out_of_pipe
 from zpipe.movers.drain import BUFFER
 from zpipe.movers.pump import piece_into
 from zpipe.movers.sendfile import refused_by_splice
-from zpipe.plan.choice import Candidate, HopPlan, Refusal
+from zpipe.plan.choice import Candidate, HopPlan, preferred
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -44,20 +44,12 @@ def choose_fan(source: FdFacts, sinks: Sequence[FdFacts], wishes: Wishes) -> Hop
         if not fit.ok:
             raise UsageError(f"--via {wishes.via}: {fit.why}")
         return HopPlan((_candidate(wishes.via, source, sinks, fit),), ())
-    candidates: list[Candidate] = []
-    refusals: list[Refusal] = []
-    for name in ways:
-        fit = _fit(name, source, sinks, wishes)
-        if fit.ok and not (fit.slower and "plain" not in wishes.without):
-            candidates.append(_candidate(name, source, sinks, fit))
-        elif not candidates:
-            refusals.append(Refusal(name, fit.why or fit.slower))
-    if not candidates:
-        reasons = "; ".join(f"{refusal.name}: {refusal.why}" for refusal in refusals)
-        raise UsageError(f"no way to several sinks is left: {reasons}")
-    small = candidates[0].name != "plain" and len(candidates) > 1 and source.position is None
+    fits = {name: _fit(name, source, sinks, wishes) for name in ways}
+    names, refusals = preferred(fits, "no way to several sinks is left")
+    candidates = tuple(_candidate(name, source, sinks, fits[name]) for name in names)
+    small = names[0] != "plain" and len(names) > 1 and source.position is None
     notes = ("small pieces of a stream are read and written",) if small else ()
-    return HopPlan(tuple(candidates), tuple(refusals), notes)
+    return HopPlan(candidates, refusals, notes)
 
 
 def needs_fan(policies: Sequence[Policy], *, parts: bool) -> bool:

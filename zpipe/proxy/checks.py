@@ -122,10 +122,8 @@ class _Probe:
         end = self._end()
         try:
             number = end.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
-            # At a port of the ephemeral range where nobody listens, a connect may meet itself:
-            # its own port was chosen to be the same.
-            if not number and end.family != socket.AF_UNIX:
-                number = errno.ECONNREFUSED if is_connected_to_itself(end) else 0
+            if not number and is_connected_to_itself(end):
+                number = errno.ECONNREFUSED
             if number:
                 raise OSError(number, os.strerror(number))
             self._loop.handle(end.fileno(), self._send)
